@@ -1,0 +1,1 @@
+"""What potc says when something is wrong: sources and spans, diagnostics, their renderings. Imports no other chapter."""

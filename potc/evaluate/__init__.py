@@ -1,0 +1,1 @@
+"""Is the compiled model right, and is it good: verify, kernels, measures."""

@@ -1,0 +1,1 @@
+"""Running models: onnxruntime sessions with every knob pinned."""

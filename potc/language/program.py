@@ -1,0 +1,325 @@
+"""The checked rules: names resolved, types checked, defaults filled in. No later stage asks "is it set?".
+
+A ``Program`` is one device: its own statements, those it inherits, and what it imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from potc.diagnostics.source import Span
+from potc.language.syntax import Expr
+
+# ---------------------------------------------------------------------------------------------- number formats
+
+
+class Granularity(Enum):
+    """How many scales a tensor has; the order is the lattice order, least expressive first."""
+
+    PER_TENSOR = "per_tensor"
+    PER_CHANNEL = "per_channel"
+    PER_BLOCK = "per_block"
+
+
+@dataclass(frozen=True, slots=True)
+class QType:
+    """A number format: real = scale * (code - zero_point), low <= code <= high.
+
+    ``symmetric``: on a signed storage the zero point is 0 and the range is centred; on an unsigned storage the zero
+    point is 0 and the type is legal only where no value is negative. ``axis`` is a role name (``out``, ``in``,
+    ``channel``) or an axis number, None for per-tensor. ``block`` is the block length of PER_BLOCK. ``scale`` and
+    ``zero_point`` are fixed by the rule where not None. ``power_of_two``: scales are 2**k.
+    """
+
+    storage: str  # "u8", "i8", "i16", "i32", ...
+    low: int
+    high: int
+    symmetric: bool
+    granularity: Granularity = Granularity.PER_TENSOR
+    axis: str | int | None = None
+    block: int | None = None
+    power_of_two: bool = False
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @property
+    def signed(self) -> bool:
+        return self.storage[0] == "i"
+
+    @property
+    def bits(self) -> int:
+        return int(self.storage[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """Allowed types of one tensor, fastest first. ``none`` True: leaving the tensor in float is allowed as well."""
+
+    types: tuple[QType, ...]
+    none: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``alternatives when condition else otherwise``; a plain list has no condition. First true condition wins."""
+
+    alternatives: Alternatives
+    condition: Expr | None = None
+    otherwise: Choice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantStatement:
+    """What ``quant`` says of one captured tensor. ``derived``: tensors whose scales multiply to this one's scale (bias)."""
+
+    target: str
+    choice: Choice
+    derived: tuple[str, ...]
+    span: Span
+
+
+# ---------------------------------------------------------------------------------------------- patterns
+
+
+class Kind(Enum):
+    ANY = "any"
+    CONST = "const"  # an initializer or a folded constant
+    VALUE = "value"  # computed, or a model input
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Binds an input tensor to a name; the same name twice means the same tensor. ``name`` "_" binds nothing."""
+
+    name: str
+    kind: Kind
+    optional: bool
+    variadic: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A constant input all of whose elements are within ``tolerance`` (relative) of ``value``."""
+
+    value: float
+    tolerance: float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The first output of another node of the same pattern: an index into ``Pattern.nodes``. -1 means ``prev``, the
+    output of the step before in a chain."""
+
+    node: int
+    span: Span
+
+
+Arg = Capture | Literal | Result
+
+
+@dataclass(frozen=True, slots=True)
+class PatternNode:
+    """One operator of a pattern.
+
+    ``ops``: operator types, with ``domain::`` before those outside the ONNX domain. ``args``: the first len(args)
+    inputs in port order (fewer than the operator has: the rest is not looked at; a Capture that is optional may be
+    missing). An empty ``args`` in a chain step means "prev at the first port, whatever else". ``conditions`` are
+    expressions over the node's attributes (schema defaults included) and captured tensors. ``name``: what ``as`` or
+    the SSA left side calls its first output.
+    """
+
+    ops: frozenset[str]
+    args: tuple[Arg, ...]
+    conditions: tuple[Expr, ...]
+    name: str | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain: one of ``alternatives`` (each a sequence of steps; nearly always one single node).
+
+    ``exclusive``: the tensor before has no other consumer and is no model output (``->``); else ``~>``.
+    ``negative``: the consumers must not match (``not``). ``low``/``high``: how often the step repeats (1, 1; 0, 1 for ``?``).
+    """
+
+    alternatives: tuple[tuple[PatternNode | Step, ...], ...]
+    exclusive: bool
+    low: int
+    high: int
+    negative: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A DAG ``nodes`` in topological order (the last one gives the result), then a chain ``tail`` from its output.
+
+    A chain ``A(x) -> B? as y`` has one node and one step. Patterns that were used by name are already inlined.
+    ``result``: the name of the last matched node's output (``as``), None if unnamed.
+    """
+
+    nodes: tuple[PatternNode, ...]
+    tail: tuple[Step, ...]
+    result: str | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """A condition on a match, and the sentence for people (``else``) when it fails."""
+
+    condition: Expr
+    reason: str | None
+    span: Span
+
+
+# ---------------------------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """The hardware adds ``lanes`` products into ``storage`` before widening; ``along`` names the weight's axes by role,
+    slowest first, in the order in which the kernel packs them ("kernel" stands for all axes that are neither in nor out)."""
+
+    storage: str
+    lanes: int
+    along: tuple[str, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``rule`` (``is_float`` False) or ``float``: a kernel, or operators that stay in float.
+
+    ``accumulators`` are the rule's own if it states any, else the device's. ``unify``: groups of captures that share
+    one scale. ``keep``: captures that must stay in float (``float ... keep f32 on p`` covers no node).
+    """
+
+    name: str
+    device: str
+    pattern: Pattern
+    requires: tuple[Require, ...]
+    quants: tuple[QuantStatement, ...]
+    unify: tuple[tuple[str, ...], ...]
+    keep: tuple[str, ...]
+    accumulators: tuple[Accumulator, ...]
+    is_float: bool
+    speedup: float
+    doc: str
+    notes: tuple[str, ...]
+    span: Span
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.device}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpStatement:
+    """``pass`` or ``same_scale``: operators, and a condition (``where``) on their attributes or None."""
+
+    ops: frozenset[str]
+    where: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """Qualified rule names: ``winner`` is taken where both match with the same cover."""
+
+    winner: str
+    loser: str
+    because: str | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class EmitNode:
+    """A node of a rewrite's right side. Each arg is an expression: a captured tensor, an emitted name, or constant arithmetic.
+
+    ``attributes``: name -> expression; ``copy_from``: the named matched node whose other attributes are copied, or None.
+    """
+
+    name: str
+    op: str
+    args: tuple[Expr, ...]
+    attributes: tuple[tuple[str, Expr], ...]
+    copy_from: str | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class EmitValue:
+    """``name = expression`` on a rewrite's right side: a constant, or another tensor under the result's name."""
+
+    name: str
+    value: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A graph edit before quantization; the emit of the pattern's result name replaces the match's last output."""
+
+    name: str
+    once: bool
+    pattern: Pattern
+    requires: tuple[Require, ...]
+    emits: tuple[EmitNode | EmitValue, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What std.rules adds to the schema of one input or output: its role, and axes by name.
+
+    ``axes``: axis name (``out``, ``in``, ``channel``) -> expression over the node's attributes (an int; may be negative).
+    """
+
+    role: str  # "act", "weight", "bias", "result", ...
+    axes: tuple[tuple[str, Expr], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """``op Conv(X: act(channel = 1), W: weight(out = 0, in = 1), B: bias?) -> Y: result(channel = 1)``."""
+
+    op: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    commutative: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One device, checked and complete.
+
+    ``rules`` are sorted by qualified name, so nothing depends on the order in the file. ``features`` hold the values in
+    force. ``sources`` are all files read, in import order (for dependency files); ``digest`` is a sha256 (hex) of the
+    canonical form of everything that can change a result.
+    """
+
+    device: str
+    opset: tuple[int, int]
+    features: Mapping[str, bool | int | float]
+    rules: tuple[Rule, ...]
+    passes: tuple[OpStatement, ...]
+    same_scale: tuple[OpStatement, ...]
+    prefers: tuple[Prefer, ...]
+    rewrites: tuple[Rewrite, ...]
+    signatures: Mapping[str, Signature]
+    accumulators: tuple[Accumulator, ...]
+    graph_input: Alternatives | None
+    graph_output: Alternatives | None
+    interchange: frozenset[str]
+    requantize: bool
+    doc: str
+    sources: tuple[str, ...]
+    digest: str

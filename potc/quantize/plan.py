@@ -1,0 +1,110 @@
+"""The Plan: which tensors become integer, in which formats, shared with whom, and because of which rule. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from potc.language.program import QType
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Why: the rule that asked, where it stands (``cpu.rules:26``), and what for in words."""
+
+    rule: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """One scale and zero point, shared by all ``tensors`` (activations; names, in topological order).
+
+    ``observed``: the tensors whose values must be seen to know the range of the class (the others hold a subset of the
+    same values). ``types``: what every member allows, preferred first; which one is taken is known after calibration.
+    """
+
+    id: int
+    tensors: tuple[str, ...]
+    observed: tuple[str, ...]
+    types: tuple[QType, ...]
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """A quantize/dequantize pair on ``tensor``. ``consumers``: the (node name, input port) that read the dequantized
+    value; None means that every reader does, the model output included."""
+
+    tensor: str
+    quantizer: int
+    consumers: tuple[tuple[str, int], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Products are added ``lanes`` at a time into a saturating ``storage`` ("i16").
+
+    The weights of one output channel are flattened with ``order`` (axis numbers of the weight, slowest first, the
+    channel axis left out); neighbours in groups of ``lanes``, counted from the start, share a lane.
+    """
+
+    storage: str
+    lanes: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantQuantizer:
+    """A constant input of one node that is stored as integers behind a DequantizeLinear.
+
+    ``axis``: the channel axis (0 <= axis < rank), None for per-tensor. ``factors``: for a bias, the inputs of the same
+    kernel whose scales multiply to this one's: activations as quantizer ids, constants as indices into
+    ``Plan.constants``. ``activation``: the quantizer id whose codes multiply this constant (None if unknown).
+    """
+
+    tensor: str
+    node: str
+    port: int
+    types: tuple[QType, ...]
+    axis: int | None
+    role: str
+    factors: tuple[tuple[str, int], ...]  # ("activation", quantizer id) | ("constant", index)
+    lanes: tuple[Lanes, ...]
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A match that was taken: the nodes it covers (names, in data-flow order) and what its captures are bound to."""
+
+    rule: str
+    place: str
+    nodes: tuple[str, ...]
+    bindings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A node that stays in float, and why: one reason per rule that came near, or that no rule speaks of its operator."""
+
+    node: str
+    operator: str
+    reasons: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was decided before any sample was seen. Equal inputs give equal plans, whatever the names and order."""
+
+    device: str
+    quantizers: tuple[Quantizer, ...]
+    insertions: tuple[Insertion, ...]
+    constants: tuple[ConstantQuantizer, ...]
+    kernels: tuple[Kernel, ...]
+    left: tuple[Left, ...]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the tensors that calibration must see, each once, in plan order."""
+        return tuple(dict.fromkeys(t for q in self.quantizers for t in q.observed))
