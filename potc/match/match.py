@@ -1,0 +1,372 @@
+"""Patterns meet a snapshot: anchored walks that follow ports in order, never a general subgraph search.
+
+A pattern is compiled once into a walk. It starts at one anchor (the last node of its DAG part), goes to producers port by
+port, tries both orders only where the operator is declared commutative, then follows the chain part to the only reader
+of the tensor before. The same walk with a ``Trail`` remembers why it stopped, for ``explain``: one engine, not two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from potc.diagnostics.source import Span
+from potc.graph.snapshot import Snapshot
+from potc.language.expression import ExpressionError, UnknownValue, compile_expression, describe
+from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Signature, Step
+from potc.match.environment import MatchEnvironment, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A tensor under a pattern's name. ``node`` and ``port`` are where the match reads it; port -1: ``node`` makes it."""
+
+    tensor: int
+    node: int
+    port: int
+
+
+Binding = Bound | tuple[Bound, ...] | None  # one tensor, a variadic capture, an optional input that is absent
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Covered nodes in data-flow order of the pattern (DAG part, then chain), and what every name is bound to."""
+
+    nodes: tuple[int, ...]
+    bindings: Mapping[str, Binding]
+    result: int  # the tensor that the last node makes
+
+
+@dataclass(slots=True)
+class Trail:
+    """The deepest place that a walk reached, and why it ended there. ``steps`` counts matched nodes."""
+
+    steps: int = -1
+    reason: str = ""
+    at: Span | None = None
+    depth: int = field(default=0)
+
+    def stop(self, steps: int, reason: str, at: Span) -> None:
+        if steps > self.steps:
+            self.steps, self.reason, self.at = steps, reason, at
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A partial match; extended by making a new one."""
+
+    nodes: tuple[int, ...]
+    bindings: Mapping[str, Binding]
+    matched: Mapping[int, int]  # pattern node index -> node
+
+    def bind(self, name: str, binding: Binding) -> _State:
+        return _State(self.nodes, {**self.bindings, name: binding}, self.matched)
+
+
+Test = Callable[[MatchEnvironment], object]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNode:
+    """A pattern node with its conditions as closures."""
+
+    source: PatternNode
+    tests: tuple[Test, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRequire:
+    source: Require
+    test: Test
+
+
+class Matcher:
+    """One pattern with its requirements, ready to be matched anywhere in one snapshot."""
+
+    def __init__(
+        self, pattern: Pattern, requires: tuple[Require, ...], snapshot: Snapshot, scope: Scope, signatures: Mapping[str, Signature]
+    ) -> None:
+        self._pattern = pattern
+        self._snapshot = snapshot
+        self._scope = scope
+        self._commutative = frozenset(op for op, signature in signatures.items() if signature.commutative)
+        self._tests: dict[int, tuple[Test, ...]] = {}
+        self._requires = tuple(CompiledRequire(r, compile_expression(r.condition)) for r in requires)
+        self._needs_closure = len(pattern.nodes) > 1
+
+    @property
+    def anchor_ops(self) -> frozenset[str]:
+        """The operators at which a match can be anchored."""
+        return self._pattern.nodes[-1].ops
+
+    def matches(self, anchor: int, trail: Trail | None = None) -> Iterator[Match]:
+        """All matches anchored at a node, one per choice of optional steps, longest first."""
+        head = len(self._pattern.nodes) - 1
+        found: list[Match] = []
+        for state in self._dag(head, anchor, _State((), {}, {}), trail):
+            if self._needs_closure and not self._closed(state, trail):
+                continue
+            for done in self._chain(self._pattern.tail, anchor, state, trail):
+                match = self._finish(done, trail)
+                if match is not None and all(match.nodes != other.nodes for other in found):
+                    found.append(match)
+        found.sort(key=lambda m: -len(m.nodes))
+        yield from found
+
+    # ------------------------------------------------------------------------------------------ DAG part
+
+    def _dag(self, index: int, node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+        known = state.matched.get(index)
+        if known is not None:
+            if known == node:
+                yield state
+            return
+        pattern = self._pattern.nodes[index]
+        for placed in self._node(pattern, node, state, None, trail):
+            yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node})
+
+    def _node(self, pattern: PatternNode, node: int, state: _State, prev: int | None, trail: Trail | None) -> Iterator[_State]:
+        """Matches one operator with all its inputs; ``prev`` is the tensor that a chain step arrives by."""
+        snapshot = self._snapshot
+        if snapshot.ops[node] not in pattern.ops:
+            if trail is not None:
+                trail.stop(len(state.nodes), f"`{snapshot.names[node]}` is {snapshot.ops[node]}, wanted {_one_of(pattern.ops)}", pattern.span)
+            return
+        if node in state.nodes:
+            return
+        for order in self._orders(pattern, node):
+            for placed in self._args(pattern.args, 0, node, order, state, prev, trail):
+                done = _State((*placed.nodes, node), placed.bindings, placed.matched)
+                made = snapshot.outputs[node][0]
+                if pattern.name is not None:
+                    done = done.bind(pattern.name, Bound(made, node, -1))
+                if self._conditions(pattern, node, done, trail):
+                    yield done
+
+    def _orders(self, pattern: PatternNode, node: int) -> tuple[tuple[int, ...], ...]:
+        ports = tuple(range(len(self._snapshot.inputs[node])))
+        if len(pattern.args) == 2 and len(ports) == 2 and self._snapshot.ops[node] in self._commutative:
+            return (ports, ports[::-1])
+        return (ports,)
+
+    def _args(
+        self, args: tuple[Arg, ...], k: int, node: int, order: tuple[int, ...], state: _State, prev: int | None, trail: Trail | None
+    ) -> Iterator[_State]:
+        if not args and prev is not None:
+            args = (Result(-1, self._pattern.span),)
+        if k == len(args):
+            yield state
+            return
+        arg = args[k]
+        if isinstance(arg, Capture) and arg.variadic:
+            bound = self._variadic(arg, node, order[k:], trail, state)
+            if bound is not None:
+                yield state.bind(arg.name, bound)
+            return
+        port = order[k] if k < len(order) else -1
+        tensor = self._snapshot.inputs[node][port] if port >= 0 else -1
+        for placed in self._arg(arg, tensor, node, port, state, prev, trail):
+            yield from self._args(args, k + 1, node, order, placed, prev, trail)
+
+    def _arg(
+        self, arg: Arg, tensor: int, node: int, port: int, state: _State, prev: int | None, trail: Trail | None
+    ) -> Iterator[_State]:
+        snapshot = self._snapshot
+        if isinstance(arg, Result):
+            if arg.node < 0:
+                if tensor == prev:
+                    yield state
+                elif trail is not None:
+                    trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` is not the tensor before", arg.span)
+                return
+            source = snapshot.producer[tensor] if tensor >= 0 else -1
+            if source >= 0 and snapshot.outputs[source][0] == tensor:
+                yield from self._dag(arg.node, source, state, trail)
+            elif trail is not None:
+                wanted = _one_of(self._pattern.nodes[arg.node].ops)
+                trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` is not made by {wanted}", arg.span)
+            return
+        reason = self._literal(arg, tensor) if isinstance(arg, Literal) else self._capture(arg, tensor, state)
+        if reason:
+            if trail is not None:
+                trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` {reason}", arg.span)
+            return
+        if isinstance(arg, Literal) or arg.name == "_":
+            yield state
+        else:
+            yield state.bind(arg.name, Bound(tensor, node, port) if tensor >= 0 else None)
+
+    def _capture(self, arg: Capture, tensor: int, state: _State) -> str:
+        """Why the tensor can't be captured; empty if it can."""
+        if tensor < 0:
+            return "" if arg.optional else "is absent"
+        constant = self._snapshot.is_constant(tensor)
+        if arg.kind is Kind.CONST and not constant:
+            return f"(`{self._snapshot.tensors[tensor]}`) is computed, wanted a constant"
+        if arg.kind is Kind.VALUE and constant:
+            return f"(`{self._snapshot.tensors[tensor]}`) is a constant, wanted a computed tensor"
+        before = state.bindings.get(arg.name)
+        if isinstance(before, Bound) and arg.name != "_" and before.tensor != tensor:
+            return f"is another tensor than the `{arg.name}` before"
+        return ""
+
+    def _literal(self, arg: Literal, tensor: int) -> str:
+        if tensor < 0 or not self._snapshot.is_constant(tensor):
+            return f"is not the constant {arg.value:g}"
+        value = self._snapshot.value(tensor)
+        if value.dtype.kind not in "fiu" or value.size == 0 or (abs(value - arg.value) > arg.tolerance * max(abs(arg.value), 1e-30)).any():
+            return f"is not {arg.value:g}"
+        return ""
+
+    def _variadic(self, arg: Capture, node: int, ports: tuple[int, ...], trail: Trail | None, state: _State) -> tuple[Bound, ...] | None:
+        bound: list[Bound] = []
+        for port in ports:
+            tensor = self._snapshot.inputs[node][port]
+            reason = self._capture(Capture("_", arg.kind, True, False, arg.span), tensor, state)
+            if reason:
+                if trail is not None:
+                    trail.stop(len(state.nodes), f"input {port} of `{self._snapshot.names[node]}` {reason}", arg.span)
+                return None
+            if tensor >= 0:
+                bound.append(Bound(tensor, node, port))
+        return tuple(bound)
+
+    def _closed(self, state: _State, trail: Trail | None) -> bool:
+        """True if no inner tensor of the DAG part is read from outside of it."""
+        inside = set(state.nodes)
+        last = state.matched[len(self._pattern.nodes) - 1]
+        for node in state.nodes:
+            if node == last:
+                continue
+            for tensor in self._snapshot.outputs[node]:
+                if tensor < 0:
+                    continue
+                outside = tensor in self._snapshot.graph_outputs or any(c not in inside for c, _ in self._snapshot.consumers[tensor])
+                if outside:
+                    if trail is not None:
+                        trail.stop(len(state.nodes), f"`{self._snapshot.tensors[tensor]}` is also read outside of the pattern", self._pattern.span)
+                    return False
+        return True
+
+    # ------------------------------------------------------------------------------------------ chain part
+
+    def _chain(self, steps: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+        if not steps:
+            yield state
+            return
+        step, rest = steps[0], steps[1:]
+        if isinstance(step, PatternNode):
+            for after, placed in self._follow(step, True, node, state, trail):
+                yield from self._chain(rest, after, placed, trail)
+            return
+        if step.negative:
+            if self._forbidden(step, node, state):
+                if trail is not None:
+                    trail.stop(len(state.nodes), "a reader is one that the pattern excludes", step.span)
+                return
+            yield from self._chain(rest, node, state, trail)
+            return
+        yield from self._repeat(step, 0, rest, node, state, trail)
+
+    def _repeat(
+        self, step: Step, count: int, rest: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None
+    ) -> Iterator[_State]:
+        if count < step.high:
+            for after, placed in self._once(step, node, state, trail):
+                yield from self._repeat(step, count + 1, rest, after, placed, trail)
+        if count >= step.low:
+            yield from self._chain(rest, node, state, trail)
+
+    def _once(self, step: Step, node: int, state: _State, trail: Trail | None) -> Iterator[tuple[int, _State]]:
+        for sequence in step.alternatives:
+            first, more = sequence[0], sequence[1:]
+            if isinstance(first, Step):
+                starts = self._once(first, node, state, trail)
+            else:
+                starts = self._follow(first, step.exclusive, node, state, trail)
+            for after, placed in starts:
+                if not more:
+                    yield after, placed
+                    continue
+                for done in self._chain(more, after, placed, trail):
+                    yield done.nodes[-1], done
+
+    def _follow(
+        self, pattern: PatternNode, exclusive: bool, node: int, state: _State, trail: Trail | None
+    ) -> Iterator[tuple[int, _State]]:
+        """One step along the edge from a node's first output to a reader."""
+        snapshot = self._snapshot
+        tensor = snapshot.outputs[node][0]
+        readers = snapshot.consumers[tensor]
+        if exclusive and not snapshot.has_one_reader(tensor):
+            if trail is not None and (len(readers) > 1 or tensor in snapshot.graph_outputs):
+                names = ", ".join(snapshot.names[c] for c, _ in readers[:4]) or "none"
+                more = "; the model returns it" if tensor in snapshot.graph_outputs else ""
+                trail.stop(
+                    len(state.nodes),
+                    f"step `{_one_of(pattern.ops)}` stopped: `{snapshot.tensors[tensor]}` has {len(readers)} consumers ({names}){more}",
+                    pattern.span,
+                )
+            return
+        for reader in dict.fromkeys(c for c, port in readers if port >= 0):
+            for placed in self._node(pattern, reader, state, tensor, trail):
+                yield reader, placed
+
+    def _forbidden(self, step: Step, node: int, state: _State) -> bool:
+        readers = {c for c, port in self._snapshot.consumers[self._snapshot.outputs[node][0]] if port >= 0}
+        nodes = [first for sequence in step.alternatives for first in sequence[:1] if isinstance(first, PatternNode)]
+        return any(self._snapshot.ops[r] in p.ops and self._passes(p, r, state) for r in readers for p in nodes)
+
+    def _passes(self, pattern: PatternNode, node: int, state: _State) -> bool:
+        return self._conditions(pattern, node, state, None)
+
+    # ------------------------------------------------------------------------------------------ conditions
+
+    def _conditions(self, pattern: PatternNode, node: int, state: _State, trail: Trail | None) -> bool:
+        if not pattern.conditions:
+            return True
+        tests = self._tests.get(id(pattern))
+        if tests is None:
+            tests = self._tests[id(pattern)] = tuple(compile_expression(c) for c in pattern.conditions)
+        environment = MatchEnvironment(self._snapshot, self._scope, state.bindings, node)
+        for test, source in zip(tests, pattern.conditions, strict=True):
+            reason = holds(test, source, environment)
+            if reason:
+                if trail is not None:
+                    trail.stop(len(state.nodes), reason, pattern.span)
+                return False
+        return True
+
+    def _finish(self, state: _State, trail: Trail | None) -> Match | None:
+        last = state.nodes[-1]
+        result = self._snapshot.outputs[last][0]
+        bindings = dict(state.bindings)
+        if self._pattern.result is not None:
+            bindings[self._pattern.result] = Bound(result, last, -1)
+        if self._requires:
+            environment = MatchEnvironment(self._snapshot, self._scope, bindings, None)
+            for require in self._requires:
+                reason = holds(require.test, require.source.condition, environment)
+                if reason:
+                    if trail is not None:
+                        words = f"{require.source.reason} ({reason})" if require.source.reason else reason
+                        trail.stop(len(state.nodes), words, require.source.span)
+                    return None
+        return Match(state.nodes, bindings, result)
+
+
+def holds(test: Test, source: object, environment: MatchEnvironment) -> str:
+    """Empty if a condition is true; else why not, in words. What can't be known or computed is not true."""
+    try:
+        if test(environment):
+            return ""
+        return describe(source, environment)  # type: ignore[arg-type]
+    except UnknownValue as unknown:
+        return f"{unknown} is unknown"
+    except ExpressionError as error:
+        return str(error)
+
+
+def _one_of(ops: frozenset[str]) -> str:
+    return " | ".join(sorted(ops))

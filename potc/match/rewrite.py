@@ -1,0 +1,236 @@
+"""Rewrites from rule files, applied to a fixed point before anything is quantized. The only graph edits before lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from potc.diagnostics.diagnostic import Diagnostic, Rejected
+from potc.graph.model import Model
+from potc.graph.prepare import drop_dead, infer_shapes
+from potc.graph.snapshot import OUTER, Snapshot, take_snapshot
+from potc.language.expression import Environment, ExpressionError, evaluate
+from potc.language.program import EmitNode, EmitValue, Program, Rewrite
+from potc.match.environment import MatchEnvironment, Scope, TensorView
+from potc.match.match import Bound, Match, Matcher
+
+ROUNDS = 64  # more than any sane chain of folds; a rewrite that feeds itself is told by name instead of running forever
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One application of a rewrite: the nodes that went, and the tensor that keeps its name and values."""
+
+    rewrite: str
+    place: str
+    nodes: tuple[str, ...]
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Emitted:
+    """A tensor that an emitted node makes."""
+
+    name: str
+
+
+class _EmitEnvironment(Environment):
+    """Names on the right side: what was emitted before, then the match. Constants are computed in float64."""
+
+    def __init__(self, match: MatchEnvironment) -> None:
+        self._match = match
+        self.emitted: dict[str, object] = {}
+
+    def lookup(self, name: str) -> object:
+        return self.emitted[name] if name in self.emitted else self._match.lookup(name)
+
+    def field(self, obj: object, name: str) -> object:
+        return self._match.field(obj, name)
+
+    def index(self, obj: object, index: object) -> object:
+        return self._match.index(obj, index)
+
+    def value(self, obj: object) -> object:
+        plain = self._match.value(obj)
+        if isinstance(plain, np.ndarray) and plain.dtype.kind == "f":
+            return plain.astype(np.float64)
+        return plain
+
+    def call(self, name: str, args: tuple[object, ...]) -> object:
+        return self._match.call(name, args)
+
+
+def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
+    """Applies all rewrites of a program until none matches. Raises Rejected(endless-rewrite) after too many rounds."""
+    changes: list[Change] = []
+    if not program.rewrites:
+        return model, ()
+    for _ in range(ROUNDS):
+        model, applied = _round(model, program)
+        changes.extend(applied)
+        if not applied:
+            return model, tuple(changes)
+        model = infer_shapes(drop_dead(model))
+    last = next(r for r in program.rewrites if r.name == changes[-1].rewrite)
+    help_ = "state `once`, or let each application leave fewer nodes that it matches"
+    raise Rejected([Diagnostic("endless-rewrite", f"`{last.name}` was still matching after {ROUNDS} rounds", at=last.span, help=help_)])
+
+
+def _round(model: Model, program: Program) -> tuple[Model, list[Change]]:
+    snapshot = take_snapshot(model.proto)
+    scope = Scope.of(program)
+    claimed: set[int] = set()
+    edit = _Edit(snapshot)
+    changes: list[Change] = []
+    for rewrite, match in _found(snapshot, program, scope):
+        if claimed.isdisjoint(match.nodes) and edit.apply(rewrite, match, scope):
+            claimed.update(match.nodes)
+            # What reads the result may hold a stale view of its producer: it waits for the next round.
+            claimed.update(n for n, _ in snapshot.consumers[match.result])
+            nodes = tuple(snapshot.names[n] for n in match.nodes)
+            changes.append(Change(rewrite.name, rewrite.span.place, nodes, snapshot.tensors[match.result]))
+    return (model.with_proto(edit.result(model.proto)), changes) if changes else (model, [])
+
+
+def _found(snapshot: Snapshot, program: Program, scope: Scope) -> list[tuple[Rewrite, Match]]:
+    """All matches of all rewrites, larger ones first, then from the start of the graph."""
+    found: list[tuple[Rewrite, Match]] = []
+    for rewrite in sorted(program.rewrites, key=lambda r: r.name):
+        matcher = Matcher(rewrite.pattern, rewrite.requires, snapshot, scope, program.signatures)
+        for op in sorted(matcher.anchor_ops):
+            for node in snapshot.by_op.get(op, ()):
+                found.extend((rewrite, match) for match in matcher.matches(node))
+    found.sort(key=lambda f: (-len(f[1].nodes), f[1].nodes[-1], f[0].name))
+    return found
+
+
+class _Edit:
+    """Collects replacements against one snapshot and writes them into a new graph at once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._replaced: dict[str, list[NodeProto]] = {}  # name of the removed last node -> what comes instead
+        self._constants: list[TensorProto] = []
+        self._renamed: dict[str, str] = {}
+        self._names = {*snapshot.tensors, *snapshot.names}
+
+    def apply(self, rewrite: Rewrite, match: Match, scope: Scope) -> bool:
+        """Emits the right side. False where the result can't take another name (read by a nested graph, say)."""
+        snapshot = self._snapshot
+        environment = _EmitEnvironment(MatchEnvironment(snapshot, scope, match.bindings, None))
+        result = snapshot.tensors[match.result]
+        nodes: list[NodeProto] = []
+        for emit in rewrite.emits:
+            final = emit.name == rewrite.pattern.result
+            try:
+                if isinstance(emit, EmitNode):
+                    nodes.append(self._node(emit, match, environment, result, final))
+                elif final:
+                    if not self._alias(emit, environment, match.result):
+                        return False
+                else:
+                    environment.emitted[emit.name] = evaluate(emit.value, environment)
+            except ExpressionError as error:
+                where = ", ".join(snapshot.names[n] for n in match.nodes)
+                raise Rejected(
+                    [Diagnostic("failing-emit", f"`{rewrite.name}` can't compute `{emit.name}` at {where}: {error}", at=emit.span)]
+                ) from error
+        self._replaced[snapshot.names[match.nodes[-1]]] = nodes
+        return True
+
+    def _node(self, emit: EmitNode, match: Match, environment: _EmitEnvironment, result: str, final: bool) -> NodeProto:
+        inputs = [self._input(evaluate(arg, environment), f"{result}/{self._label(arg, k)}", match) for k, arg in enumerate(emit.args)]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        output = result if final else self._fresh(f"{result}/{emit.name}")
+        domain, _, op = emit.op.rpartition("::")
+        last = self._snapshot.names[match.nodes[-1]]
+        node = helper.make_node(op, inputs, [output], name=last if final else self._fresh(f"{last}/{emit.name}"), domain=domain or None)
+        named = {name: evaluate(value, environment) for name, value in emit.attributes}
+        if emit.copy_from is not None:
+            bound = match.bindings[emit.copy_from]
+            if isinstance(bound, Bound):
+                source = self._snapshot.protos[self._snapshot.producer[bound.tensor]]
+                node.attribute.extend(a for a in source.attribute if a.name not in named)
+        for name, value in named.items():
+            if value is not None:
+                node.attribute.append(helper.make_attribute(name, _attribute_value(value)))
+        environment.emitted[emit.name] = _Emitted(output)
+        return node
+
+    def _label(self, arg: object, port: int) -> str:
+        name = getattr(arg, "name", None)
+        return name if isinstance(name, str) else f"input{port}"
+
+    def _input(self, value: object, label: str, match: Match) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, TensorView):
+            return self._snapshot.tensors[value.tensor]
+        if isinstance(value, _Emitted):
+            return value.name
+        dtype = self._snapshot.dtypes[match.result]
+        array = np.asarray(value)
+        if array.dtype.kind == "f":
+            array = array.astype({"f16": np.float16, "f64": np.float64}.get(dtype or "", np.float32))
+        name = self._fresh(label)
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def _alias(self, emit: EmitValue, environment: _EmitEnvironment, result: int) -> bool:
+        """``y = x``: readers of y read x instead; where y is a model output, the maker of x writes y."""
+        snapshot = self._snapshot
+        target = evaluate(emit.value, environment)
+        if not isinstance(target, TensorView):
+            raise ExpressionError(f"`{emit.name}` must be a tensor of the match or a node", emit.span)
+        source = target.tensor
+        touched = (*snapshot.consumers[result], *snapshot.consumers[source])
+        old, new = (source, result) if result in snapshot.graph_outputs else (result, source)
+        movable = old not in snapshot.graph_outputs and old not in snapshot.graph_inputs and not snapshot.is_constant(old)
+        names = {snapshot.tensors[old], snapshot.tensors[new]}
+        chained = names & (self._renamed.keys() | set(self._renamed.values()))
+        if any(port == OUTER for _, port in touched) or not movable or chained:
+            return False
+        self._renamed[snapshot.tensors[old]] = snapshot.tensors[new]
+        return True
+
+    def _fresh(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+    def result(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """A model with the edited main graph; weights are shared with the old one as far as protobuf allows."""
+        edited = onnx.ModelProto()
+        edited.CopyFrom(proto)
+        nodes: list[NodeProto] = []
+        for node in edited.graph.node:
+            nodes.extend(self._replaced[node.name] if node.name in self._replaced else (node,))
+        for node in nodes:
+            _rename(node, self._renamed)
+        kept = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+        del edited.graph.node[:]
+        edited.graph.node.extend(kept)
+        edited.graph.initializer.extend(self._constants)
+        return edited
+
+
+def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    if names:
+        node.input[:] = [names.get(n, n) for n in node.input]
+        node.output[:] = [names.get(n, n) for n in node.output]
+
+
+def _attribute_value(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [v.item() if isinstance(v, np.generic) else v for v in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,51 @@
+"""Why nodes stay in float: one reason per rule that came near."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from potc.graph.snapshot import Snapshot
+from potc.language.program import Program
+from potc.match.cover import Candidate, Cover, Finder
+from potc.quantize.plan import Left, Origin
+
+
+def left_nodes(
+    program: Program,
+    snapshot: Snapshot,
+    finder: Finder,
+    cover: Cover,
+    refused: Mapping[int, Origin],
+    through: frozenset[int],
+    taken: frozenset[int],
+) -> tuple[Left, ...]:
+    """All nodes with a float output that no kernel covers, in canonical order."""
+    left: list[Left] = []
+    for node in range(len(snapshot.ops)):
+        owner = cover.owner.get(node)
+        if node in through or (owner is not None and id(owner) in taken):
+            continue
+        if any(t >= 0 and snapshot.is_float(t) for t in snapshot.outputs[node]):
+            reasons = _reasons(program, snapshot, finder, refused, node, owner)
+            left.append(Left(snapshot.names[node], snapshot.ops[node], reasons))
+    return tuple(left)
+
+
+def _reasons(
+    program: Program, snapshot: Snapshot, finder: Finder, refused: Mapping[int, Origin], node: int, owner: Candidate | None
+) -> tuple[Origin, ...]:
+    if owner is not None:
+        if owner.rule.is_float:
+            note = "; ".join(owner.rule.notes) or "the device keeps this in float"
+            return (Origin(owner.rule.qualified, owner.rule.span.place, note),)
+        return (refused[id(owner)],)
+    reasons = tuple(
+        Origin(rule.qualified, (trail.at or rule.span).place, trail.reason or "no match") for rule, trail in finder.near_misses(node)
+    )
+    if reasons:
+        return reasons
+    for statement in program.passes:
+        if snapshot.ops[node] in statement.ops:
+            reason = "nothing that it passes values to runs on integers"
+            return (Origin(f"{program.device}.pass", statement.span.place, reason),)
+    return (Origin(program.device, "", f"no rule of `{program.device}` speaks of {snapshot.ops[node]}"),)

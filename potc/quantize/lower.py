@@ -1,0 +1,122 @@
+"""Graph + Plan + Params -> quantized graph. The graph changes here, once.
+
+Activations get a QuantizeLinear/DequantizeLinear pair; constants are stored as integers behind a DequantizeLinear. Names
+stay readable: the tensor ``t`` keeps its name as the dequantized value where everybody reads that, and what its producer
+makes becomes ``t/float``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from potc.graph.envelope import through_graphsurgeon
+from potc.graph.model import Model
+from potc.quantize.params import Params, QuantParams
+from potc.quantize.plan import ConstantQuantizer, Insertion, Plan
+
+STORAGE: Mapping[str, np.dtype] = {
+    **{f"{s}{bits}": np.dtype(f"{kind}{bits // 8}") for s, kind in (("u", "u"), ("i", "i")) for bits in (8, 16, 32)},
+    "i4": np.dtype(ml_dtypes.int4),
+    "u4": np.dtype(ml_dtypes.uint4),
+}
+
+
+def lower(model: Model, plan: Plan, params: Params) -> onnx.ModelProto:
+    """The quantized model. Every inserted node is named after its tensor and carries the rule that asked for it."""
+    editor = _Editor(plan, params)
+    return through_graphsurgeon(model.proto, editor.edit)
+
+
+class _Editor:
+    def __init__(self, plan: Plan, params: Params) -> None:
+        self._plan = plan
+        self._params = params
+        self._names: set[str] = set()
+        self._stored: dict[tuple[str, bytes], gs.Variable] = {}
+
+    def edit(self, graph: gs.Graph) -> None:
+        tensors: dict[str, gs.Tensor] = graph.tensors()
+        nodes: dict[str, gs.Node] = {node.name: node for node in graph.nodes}
+        self._names = {*tensors, *nodes}
+        inputs = {t.name for t in graph.inputs}
+        for index, constant in enumerate(self._plan.constants):
+            self._store(graph, nodes[constant.node], constant, index)
+        for insertion in self._plan.insertions:
+            tensor = tensors[insertion.tensor]
+            params = self._params.activations[insertion.quantizer]
+            if insertion.consumers is None and insertion.tensor not in inputs:
+                self._replace(graph, tensor, params)
+            else:
+                self._beside(graph, nodes, tensor, insertion, params)
+
+    def _fresh(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+    def _numbers(self, name: str, params: QuantParams) -> list[gs.Constant]:
+        zero_point = np.asarray(params.zero_point).astype(STORAGE[params.qtype.storage])
+        return [
+            gs.Constant(self._fresh(f"{name}/scale"), np.asarray(params.scale, np.float32)),
+            gs.Constant(self._fresh(f"{name}/zero_point"), zero_point),
+        ]
+
+    def _store(self, graph: gs.Graph, node: gs.Node, constant: ConstantQuantizer, index: int) -> None:
+        """Integers and a DequantizeLinear in place of a float constant; equal ones are shared between kernels."""
+        params, codes = self._params.constants[index], self._params.codes[index]
+        key = (constant.tensor, b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), str(params.axis).encode())))
+        output = self._stored.get(key)
+        if output is None:
+            old = node.inputs[constant.port]
+            stored = gs.Constant(self._fresh(f"{constant.tensor}/codes"), codes.astype(STORAGE[params.qtype.storage]))
+            output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), np.float32, old.shape)
+            attributes = {} if params.axis is None else {"axis": params.axis}
+            graph.nodes.append(
+                gs.Node(
+                    "DequantizeLinear",
+                    self._fresh(f"{constant.tensor}/dequantize"),
+                    attributes,
+                    [stored, *self._numbers(constant.tensor, params)],
+                    [output],
+                )
+            )
+            self._stored[key] = output
+        node.inputs[constant.port] = output
+
+    def _pair(self, graph: gs.Graph, source: gs.Tensor, name: str, target: gs.Variable, params: QuantParams) -> None:
+        scale, zero_point = self._numbers(name, params)
+        attributes = {} if params.axis is None else {"axis": params.axis}
+        codes = gs.Variable(self._fresh(f"{name}/quantized"), STORAGE[params.qtype.storage], source.shape)
+        inputs = [source, scale, zero_point]
+        graph.nodes.append(gs.Node("QuantizeLinear", self._fresh(f"{name}/quantize"), attributes, inputs, [codes]))
+        inputs = [codes, scale, zero_point]
+        graph.nodes.append(gs.Node("DequantizeLinear", self._fresh(f"{name}/dequantize"), dict(attributes), inputs, [target]))
+
+    def _replace(self, graph: gs.Graph, tensor: gs.Variable, params: QuantParams) -> None:
+        """Everybody reads the dequantized value, which keeps the tensor's name; the producer writes ``t/float``."""
+        raw = gs.Variable(self._fresh(f"{tensor.name}/float"), tensor.dtype, tensor.shape)
+        producer = tensor.inputs[0]
+        port = next(i for i, output in enumerate(producer.outputs) if output is tensor)
+        producer.outputs[port] = raw
+        self._pair(graph, raw, tensor.name, tensor, params)
+
+    def _beside(
+        self, graph: gs.Graph, nodes: Mapping[str, gs.Node], tensor: gs.Variable, insertion: Insertion, params: QuantParams
+    ) -> None:
+        """Only the named readers read the dequantized value."""
+        target = gs.Variable(self._fresh(f"{tensor.name}/dequantized"), tensor.dtype, tensor.shape)
+        if insertion.consumers is None:
+            readers = [(reader, p) for reader in list(tensor.outputs) for p, t in enumerate(reader.inputs) if t is tensor]
+        else:
+            readers = [(nodes[name], port) for name, port in insertion.consumers]
+        for reader, port in readers:
+            reader.inputs[port] = target
+        self._pair(graph, tensor, tensor.name, target, params)
