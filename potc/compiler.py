@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from onnx import numpy_helper
+
 from potc.data.dataset import Dataset
 from potc.data.source import open_samples
 from potc.evaluate.kernels import KernelShare, kernel_share
@@ -99,3 +102,16 @@ def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
     model = drop_dead(fold_constants(infer_shapes(model)))
     model, changes = apply_rewrites(model, program)
     return drop_dead(model), changes
+
+
+def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
+    """The constants that the plan stores as integers, by name, as they are in the prepared model."""
+    wanted = {c.tensor for c in plan.constants}
+    return {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer if t.name in wanted}
+
+
+def opset_for(params: Params) -> int:
+    """The lowest ONNX opset whose QuantizeLinear and DequantizeLinear know the chosen types: 13, or 21 for all but 8-bit."""
+    chosen = [*params.activations, *params.constants]
+    # Per-channel scales came with opset 13, 16-bit and 4-bit storage with 21; int32 (biases) was there from the start.
+    return 13 if all(p.qtype.bits in (8, 32) for p in chosen) else 21
