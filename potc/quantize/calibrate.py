@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from potc.data.dataset import Dataset
-from potc.diagnostics.diagnostic import Rejected, reject
+from potc.diagnostics.diagnostic import reject
 from potc.execute.session import open_session
 from potc.graph.model import Model
 from potc.quantize.observe import REDUCTIONS, Statistic, expose, instrument, merge, reductions
@@ -111,8 +111,6 @@ class _Observer:
 def _run(session: ort.InferenceSession, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[np.ndarray]:
     try:
         return session.run(outputs, dict(feed))
-    except Rejected:
-        raise
     except Exception as error:  # onnxruntime's own errors have no common base; nothing of ours runs in there
         message = f"onnxruntime can't run the float model on sample {index}: {error}"
         raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error

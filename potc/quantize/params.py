@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.plan import ConstantQuantizer, Plan, Quantizer
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 
+ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
 BIAS_LIMIT = 1 << 30  # half of int32: the other half is for the products that are added to the bias
 
 
@@ -48,10 +48,6 @@ class Params:
     activation_reasons: tuple[str, ...]
     constant_reasons: tuple[str, ...]
     narrowing: Mapping[int, Narrowing] = field(default_factory=dict)
-
-
-Preset = Literal["performance", "mixed", "accuracy"]
-Estimator = Literal["max", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
         if constant.factors:
             found.append(_derived(constant, values, activations, found))
         else:
-            found.append(_constant(constant, values, activations, settings))
+            found.append(_constant(constant, values, settings))
     codes = tuple(quantize(c.values, c.params) for c in found)
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
     return Params(
@@ -152,9 +148,7 @@ class _Constant:
     narrowing: Narrowing | None = None
 
 
-def _constant(
-    constant: ConstantQuantizer, values: np.ndarray, activations: Sequence[QuantParams], settings: RangeSettings
-) -> _Constant:
+def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:
     if not np.isfinite(values).all():
         raise reject("non-finite-data", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node)
     types = _legal(constant.types, float(values.min(initial=0.0)))
@@ -172,7 +166,7 @@ def _constant(
     low, high = _limits(values, axis)
     scale, zero_point = range_params(low, high, qtype)
     solved = _Constant(constant, values, QuantParams(qtype, scale, zero_point, axis), _which(qtype, types, settings.preset))
-    return _narrowed(solved, activations)
+    return _narrowed(solved)
 
 
 def _limits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -184,13 +178,12 @@ def _limits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarra
     return np.where(dead, low.min(initial=0.0), low), np.where(dead, high.max(initial=0.0), high)
 
 
-def _narrowed(solved: _Constant, activations: Sequence[QuantParams]) -> _Constant:
+def _narrowed(solved: _Constant) -> _Constant:
     """Scales grow where neighbouring products could saturate (see narrow.py)."""
     constant, params = solved.constant, solved.params
     if not constant.lanes:
         return solved
-    span = 255
-    narrowing = narrow(solved.values, params.scale, params.axis, constant.lanes, span)
+    narrowing = narrow(solved.values, params.scale, params.axis, constant.lanes, ACTIVATION_SPAN)
     if not narrowing.at_risk:
         return replace(solved, narrowing=narrowing)
     if params.qtype.scale is not None:
