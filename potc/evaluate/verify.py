@@ -1,0 +1,167 @@
+"""Is a compiled model right: valid, loadable, finite, of the same shape, and alive. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from potc.data.dataset import Dataset
+from potc.diagnostics.diagnostic import reject
+from potc.evaluate.measures import Sqnr
+from potc.execute.session import open_session
+from potc.graph.model import Model
+
+SAMPLES = 8
+DEAD_DB = 3.0  # noise of half the signal's power; an output of zeros has 0 dB, models with few weak layers about 6 dB
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. ``detail`` says what was found, in a few words, whether ``ok`` or not."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All checks that could be made: after a model that does not load, nothing more can be said.
+
+    ``sqnr``: decibels against the float model by float output, over ``samples`` samples.
+    """
+
+    checks: tuple[Check, ...]
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+    samples: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return all(c.ok for c in self.checks)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(c for c in self.checks if not c.ok)
+
+
+def verify(float_model: Model, compiled: bytes, dataset: Dataset, samples: int = SAMPLES, floor_db: float = DEAD_DB) -> Verification:
+    """Checks a compiled model against the float one, on up to ``samples`` samples spread evenly over the data set.
+
+    - ``valid``: onnx.checker with strict shape inference; ``interface``: same inputs and outputs, by name, type and shape;
+    - ``loads`` and ``runs`` in onnxruntime, with its optimizations, as it will be used;
+    - ``results``: shapes and dtypes equal the float model's; ``finite``: no NaN or infinity where the float model has none;
+    - ``alive``: at least one float output reaches ``floor_db`` of SQNR (outputs that are zero in float do not count).
+
+    Raises Rejected only if onnxruntime can't run the float model on a sample.
+    """
+    checks = [_attempt("valid", lambda: _validate(compiled)), _interface(float_model.proto, compiled)]
+    opened: list[ort.InferenceSession] = []
+    checks.append(_attempt("loads", lambda: opened.append(open_session(compiled, optimize=True))))
+    if not opened:
+        return Verification(tuple(checks))
+    comparison = _Comparison([o.name for o in float_model.proto.graph.output])
+    reference = open_session(float_model.proto.SerializeToString(), optimize=True)
+    for index, feed in _spread(dataset, samples):
+        expected = _run_float(reference, comparison.outputs, feed, index)
+        try:
+            found = opened[0].run(comparison.outputs, dict(feed))
+        except Exception as error:  # whatever onnxruntime says is the finding
+            checks.append(Check("runs", False, f"sample {index}: {_first_line(error)}"))
+            return Verification(tuple(checks), {}, comparison.samples)
+        comparison.add(index, expected, found)
+    checks.append(Check("runs", True, f"{comparison.samples} samples"))
+    return Verification((*checks, *comparison.checks(floor_db)), comparison.sqnr_db(), comparison.samples)
+
+
+def _attempt(name: str, action: Callable[[], object]) -> Check:
+    try:
+        action()
+    except Exception as error:  # the finding of this check, whatever its type
+        return Check(name, False, _first_line(error))
+    return Check(name, True, "yes")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _validate(compiled: bytes) -> None:
+    onnx.checker.check_model(compiled, full_check=True)
+
+
+def _interface(proto: onnx.ModelProto, compiled: bytes) -> Check:
+    a, b = _signature(proto), _signature(onnx.ModelProto.FromString(compiled))
+    differing = sorted(k for k in a | b if a.get(k) != b.get(k))
+    if differing:
+        return Check("interface", False, ", ".join(f"{kind} `{name}` differs" for kind, name in differing))
+    return Check("interface", True, f"{len(a)} inputs and outputs as before")
+
+
+def _signature(proto: onnx.ModelProto) -> dict[tuple[str, str], tuple[int, tuple[object, ...] | None]]:
+    stored = {t.name for t in proto.graph.initializer}
+    inputs = [("input", i) for i in proto.graph.input if i.name not in stored]
+    return {(kind, v.name): _declared(v) for kind, v in (*inputs, *(("output", o) for o in proto.graph.output))}
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[int, tuple[object, ...] | None]:
+    """Element type, and the dimensions that are numbers (None elsewhere); no shape at all is None."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return tensor.elem_type, None
+    return tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+
+
+def _spread(dataset: Dataset, count: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    total = len(dataset)
+    wanted = {i * total // count for i in range(count)} if total > count else set(range(total))
+    for index, feed in enumerate(dataset.feeds()):
+        if index in wanted:
+            yield index, feed
+
+
+def _run_float(session: ort.InferenceSession, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> list[np.ndarray]:
+    try:
+        return list(session.run(outputs, dict(feed)))
+    except Exception as error:  # onnxruntime's errors have no common base
+        message = f"onnxruntime can't run the float model on sample {index}: {_first_line(error)}"
+        raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
+
+
+class _Comparison:
+    """What two models return, compared sample by sample; memory does not grow with the samples."""
+
+    def __init__(self, outputs: list[str]) -> None:
+        self.outputs = outputs
+        self.samples = 0
+        self._sqnr: dict[str, Sqnr] = {}
+        self._shapes: list[str] = []
+        self._finite: list[str] = []
+
+    def add(self, index: int, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
+        self.samples += 1
+        for name, a, b in zip(self.outputs, expected, found, strict=True):
+            a, b = np.asarray(a), np.asarray(b)
+            if a.shape != b.shape or a.dtype != b.dtype:
+                self._shapes.append(f"`{name}`, sample {index}: {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}")
+            elif a.dtype.kind == "f":
+                if np.isfinite(a).all() and not np.isfinite(b).all():
+                    self._finite.append(f"`{name}` holds NaN or infinity in sample {index}")
+                self._sqnr.setdefault(name, Sqnr()).add(a, b)
+
+    def sqnr_db(self) -> dict[str, float]:
+        return {name: ratio.db for name, ratio in self._sqnr.items()}
+
+    def checks(self, floor_db: float) -> tuple[Check, ...]:
+        told = {n: r.db for n, r in self._sqnr.items() if r.signal > 0 or r.noise > 0}
+        nonzero = {n: db for n, db in told.items() if self._sqnr[n].signal > 0}
+        alive = not nonzero or max(nonzero.values()) >= floor_db
+        best = f"best output {max(nonzero.values()):.1f} dB" if nonzero else "no float output with a signal"
+        return (
+            Check("results", not self._shapes, self._shapes[0] if self._shapes else "shapes and types as before"),
+            Check("finite", not self._finite, self._finite[0] if self._finite else "yes"),
+            Check("alive", alive, f"{best}, must reach {floor_db:g} dB"),
+        )
