@@ -71,8 +71,8 @@ def rows_of(values: np.ndarray, axis: int | None, order: tuple[int, ...]) -> np.
     front = [] if axis is None else [axis]
     moved = values.transpose(front + rest + along)
     channels = 1 if axis is None else values.shape[axis]
-    summed = int(np.prod([values.shape[a] for a in along], dtype=np.int64))
-    return moved.reshape(channels, -1 if values.size else 0, summed)
+    apart, summed = (int(np.prod([values.shape[a] for a in axes], dtype=np.int64)) for axes in (rest, along))
+    return moved.reshape(channels, apart, summed)
 
 
 def _limits(lanes: Lanes, activation_span: int) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def _grouped(rows: np.ndarray, lanes: int) -> np.ndarray:
     missing = -length % lanes
     if missing:
         rows = np.concatenate([rows, np.zeros((channels, height, missing), rows.dtype)], axis=2)
-    return rows.reshape(channels, -1, lanes)
+    return rows.reshape(channels, height * (rows.shape[2] // lanes), lanes)
 
 
 def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int, int]) -> np.ndarray:
