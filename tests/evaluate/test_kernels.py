@@ -1,0 +1,60 @@
+"""The kernel share, read from what onnxruntime makes of small models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from potc.evaluate.kernels import kernel_share
+from potc.language.program import QType
+from potc.quantize.plan import ConstantQuantizer, Kernel, Origin, Plan
+
+W8 = QType("i8", -127, 127, True)
+
+
+def model(nodes: list[tuple[str, str, list[str]]], **more: np.ndarray) -> bytes:
+    """``nodes``: (operator, output, inputs), named like their output; ``Q``/``DQ`` are short. x -> y, all [1, 8, 6, 6] or [4, 8]."""
+    short = {"Q": "QuantizeLinear", "DQ": "DequantizeLinear"}
+    stored = {"s": np.float32(0.02), "z0": np.uint8(0), "z128": np.uint8(128), "wz": np.int8(0), **more}
+    made = [helper.make_node(short.get(op, op), inputs, [output], name=output) for op, output, inputs in nodes]
+    shape = [1, 8, 6, 6] if "w4" in more else [4, 8]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
+    initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()]
+    graph = helper.make_graph(made, "g", *ends, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def plan_of(*kernels: tuple[str, ...], weighted: tuple[str, ...]) -> Plan:
+    origin = (Origin("r", "p", "test"),)
+    constants = tuple(ConstantQuantizer("w", n, 1, (W8,), 0, "weight", (), (), origin) for n in weighted)
+    return Plan("cpu", (), (), constants, tuple(Kernel("r", "p", k, ()) for k in kernels), ())
+
+
+W4 = np.arange(64, dtype=np.int8).reshape(8, 8, 1, 1)
+W2 = np.arange(64, dtype=np.int8).reshape(8, 8)
+X = [("Q", "xq", ["x", "s", "z0"]), ("DQ", "xd", ["xq", "s", "z0"])]
+
+
+def convolution(zero: str) -> bytes:
+    nodes = [*X, ("DQ", "wd", ["w4", "s", "wz"]), ("Conv", "c", ["xd", "wd"]), ("Relu", "r", ["c"])]
+    return model([*nodes, ("Q", "yq", ["r", "s", zero]), ("DQ", "y", ["yq", "s", zero])], w4=W4)
+
+
+CONV = plan_of(("c", "r"), weighted=("c",))
+MATMUL = plan_of(("y",), weighted=("y",))
+PRODUCT = [("DQ", "wd", ["w2", "s", "wz"]), ("MatMul", "y", ["xd", "wd"])]
+CASES = {
+    "an activation that the runtime fuses": (convolution("z0"), CONV, (2, 2, 1, 1)),
+    "a zero point that it does not fuse": (convolution("z128"), CONV, (2, 0, 1, 0)),
+    "codes in, float out": (model([*X, *PRODUCT], w2=W2), MATMUL, (1, 1, 1, 1)),
+    "integer weights alone": (model([PRODUCT[0], ("MatMul", "y", ["x", "wd"])], w2=W2), MATMUL, (1, 0, 1, 0)),
+    "nothing planned": (convolution("z0"), plan_of(weighted=()), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("compiled", "plan", "expected"), CASES.values(), ids=CASES)
+def test_share(compiled: bytes, plan: Plan, expected: tuple[int, int, int, int]) -> None:
+    found = kernel_share(compiled, plan)
+    assert (found.covered, found.covered_integer, found.weighted, found.weighted_integer) == expected
+    assert len(found.floating) == found.covered - found.covered_integer
