@@ -1,0 +1,5 @@
+"""``python -m potc``."""
+
+from potc.cli.main import run
+
+run()

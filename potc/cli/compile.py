@@ -1,0 +1,190 @@
+"""``potc compile``: a model, rules and samples become a compiled model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from potc.cli.depfile import depfile
+from potc.cli.options import color_option, format_option
+from potc.cli.terminal import Session, Terminal
+from potc.diagnostics.diagnostic import reject
+
+if TYPE_CHECKING:
+    from potc.compiler import Compilation, Job
+    from potc.report import Report
+
+STANDARD_OUTPUT = "-"
+BUG = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where everything goes; ``model`` "-" is standard output."""
+
+    model: str
+    plan: str | None
+    report: str | None
+    depfile: str | None
+    depfile_target: str | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files to be written, the model last: when it is there, everything else is."""
+        model = None if self.model == STANDARD_OUTPUT else self.model
+        return tuple(f for f in (self.plan, self.report, self.depfile, model) if f is not None)
+
+    def check(self, inputs: tuple[str, ...]) -> None:
+        """Refuses before any work what can't be written, and what would destroy an input. Raises Rejected."""
+        places = [os.path.realpath(f) for f in self.files]
+        if len(set(places)) < len(places):
+            raise click.UsageError("two outputs have the same name")
+        read = {os.path.realpath(f) for f in inputs}
+        for file, place in zip(self.files, places, strict=True):
+            if place in read:
+                raise click.UsageError(f"{file} is an input, and would be overwritten")
+            if Path(file).is_dir():
+                raise _unwritable(file, "it is a folder")
+            if not Path(file).parent.is_dir():
+                raise _unwritable(file, f"there is no folder {Path(file).parent}")
+            if not os.access(Path(file).parent, os.W_OK):
+                raise _unwritable(file, f"the folder {Path(file).parent} is read-only")
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option("--rules", metavar="RULES", help="Rule file, or the name of a shipped one, like cpu.")
+@click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
+@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
+@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
+@click.option("--data", metavar="FILE", help="Calibration samples: .npz, arrays named like the inputs.")
+@click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
+@click.option("--preset", type=click.Choice(["performance", "mixed", "accuracy"]), default="mixed", show_default=True)
+@click.option("--range-estimator", "estimator", type=click.Choice(["max", "mean"]), default="max", show_default=True)
+@click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
+@click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
+@click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
+@click.option("--depfile", metavar="FILE", help="Write a dependency file for make or ninja.")
+@click.option("--depfile-target", metavar="NAME", help="The target in the dependency file; OUT if not given.")
+@format_option
+@color_option
+@click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="List each kernel; show the traceback of a bug.")
+@click.pass_obj
+def command(session: Session, quiet: bool, verbose: bool, form: str, color: str, **words: Any) -> int:
+    """Compile MODEL to integers by the rules of a device.
+
+    \b
+    potc compile model.onnx --rules cpu --data calib.npz -o model.int8.onnx
+    potc compile model.onnx --rules npu.rules --set vnni=true --report report.json
+    """
+    session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
+    rules = _rules(words["rules"], words["target_device"])
+    output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
+    outputs = Outputs(output, words["plan"], words["report"], words["depfile"], words["depfile_target"])
+    if outputs.depfile and output == STANDARD_OUTPUT and not outputs.depfile_target:
+        raise click.UsageError("--depfile with -o - needs --depfile-target")
+    if terminal.as_json and output == STANDARD_OUTPUT:
+        raise click.UsageError("--format json and -o - both want standard output")
+    outputs.check(tuple(f for f in (words["model"], words["data"], rules) if f))
+    return _compile(_job(rules, words), outputs, terminal)
+
+
+def _rules(rules: str | None, target_device: str | None) -> str:
+    if (rules is None) == (target_device is None):
+        raise click.UsageError("give exactly one of --rules and --target-device")
+    return rules if rules is not None else f"{str(target_device).lower()}.rules"
+
+
+def default_output(model: str, device: str) -> str:
+    """``<stem>.<device>.onnx`` in the current folder."""
+    return f"{Path(model).stem}.{device}.onnx"
+
+
+def _job(rules: str, words: Mapping[str, Any]) -> Job:
+    from potc.compiler import Job
+
+    return Job(
+        model=words["model"],
+        rules=rules,
+        data=words["data"],
+        device=words["device"],
+        settings=dict(_setting(s) for s in words["settings"]),
+        preset=words["preset"],
+        estimator=words["estimator"],
+        samples=words["samples"],
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise click.BadParameter(f"{text!r} is not FEATURE=VALUE", param_hint="--set")
+    return name.strip(), value.strip()
+
+
+def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
+    from potc.cli.progress import watching
+    from potc.cli.summary import GENERATED, summary
+    from potc.compiler import Trace, compile_model
+    from potc.report import report
+
+    with watching(terminal) as (stage, progress):
+        compilation = compile_model(job, Trace(stage, progress))
+    if not compilation.verification.ok:
+        return _failed_verification(compilation, terminal)
+    outputs.check(compilation.inputs)
+    told = report(compilation)
+    _write(outputs, compilation, told)
+    if terminal.as_json:
+        terminal.answer(told.to_json().rstrip("\n"))
+    else:
+        terminal.say(summary(told, outputs.model, terminal.verbose))
+    if job.data is None:
+        terminal.say(f"warning: {GENERATED}")
+    return 0
+
+
+def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
+    """A model that potc itself finds wrong is never written: that is a bug, not the user's fault."""
+    terminal.complain("internal error: the compiled model failed its verification; nothing was written")
+    for check in compilation.verification.failed:
+        terminal.complain(f"  {check.name}: {check.detail}")
+    terminal.complain("  this is a bug in potc; report it together with the rule file and the kinds of nodes in the model")
+    return BUG
+
+
+def _write(outputs: Outputs, compilation: Compilation, told: Report) -> None:
+    from potc.quantize.plan_file import plan_to_json
+
+    if outputs.plan:
+        _write_file(outputs.plan, plan_to_json(compilation.plan).encode())
+    if outputs.report:
+        _write_file(outputs.report, told.to_json().encode())
+    if outputs.depfile:
+        text = depfile(outputs.depfile_target or outputs.model, compilation.inputs)
+        _write_file(outputs.depfile, text.encode())
+    if outputs.model == STANDARD_OUTPUT:
+        sys.stdout.buffer.write(compilation.compiled)
+        sys.stdout.buffer.flush()
+    else:
+        _write_file(outputs.model, compilation.compiled)
+
+
+def _write_file(path: str, content: bytes) -> None:
+    from potc.graph.write import write_file
+
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def _unwritable(path: str, why: str) -> Exception:
+    return reject("unwritable-output", f"{path} can't be written: {why}", exit_code=2)

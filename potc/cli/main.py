@@ -1,0 +1,119 @@
+"""The ``potc`` command: finds the sub-command, imports it then, and turns every way to end into an exit code.
+
+0 done; 1 the rules, model or samples were rejected; 2 usage, missing or unwritable file; 3 compiled, but the accuracy
+target was missed; 70 a bug in potc; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module, metadata
+from typing import Any, NoReturn
+
+import click
+
+from potc import __version__
+from potc.cli.terminal import Session
+from potc.diagnostics.diagnostic import Rejected
+
+USAGE, BUG, INTERRUPTED = 2, 70, 130
+COMMANDS = {
+    "compile": ("potc.cli.compile", "Compile a model to integers by the rules of a device."),
+    "check": ("potc.cli.check", "Check rule files; no model is needed."),
+    "explain": ("potc.cli.explain", "Say what a diagnostic means and what to do about it."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a sub-command when it is asked for, so that ``potc --version`` costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(COMMANDS[cmd_name][0]).command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"no command `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table above: help must not import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def version_line() -> str:
+    """What this is and what it stands on, without importing any of it."""
+    onnx, runtime = metadata.version("onnx"), metadata.version("onnxruntime")
+    return f"potc {__version__} (rule language 1, onnx {onnx}, onnxruntime {runtime})"
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(version_line())
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions.")
+def potc() -> None:
+    """Compiles ONNX models to integers; what a device can do is written in rule files.
+
+    \b
+    potc compile model.onnx --rules cpu --data calib.npz -o model.int8.onnx
+    potc check rules/*.rules
+    potc explain unreachable-rule
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    session = Session()
+    try:
+        result: Any = potc.main(None if argv is None else list(argv), prog_name="potc", standalone_mode=False, obj=session)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return USAGE
+    except Rejected as rejected:
+        session.terminal.show(rejected.diagnostics)
+        return rejected.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        session.terminal.complain("interrupted; nothing was written")
+        return INTERRUPTED
+    except Exception as error:  # the one place where unforeseen errors end
+        _report_bug(session, error)
+        return BUG
+    return result if isinstance(result, int) else 0
+
+
+def _report_bug(session: Session, error: Exception) -> None:
+    if session.terminal.verbose:
+        traceback.print_exception(error)
+    lines = (
+        "internal error: this is a bug in potc, not in your model or rules",
+        f"  {type(error).__name__}: {error}",
+        f"  {version_line()}",
+    )
+    session.terminal.complain("\n".join(lines))
+    if not session.terminal.verbose:
+        session.terminal.complain("  run again with -v for the traceback, and report it together with the rule file")
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run() -> NoReturn:
+    """The ``potc`` script: SIGTERM ends a run as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main())

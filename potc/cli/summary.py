@@ -1,0 +1,77 @@
+"""The report of a compile, for people: one screen, and more with -v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from potc.cli.terminal import printable
+from potc.report import KernelUse, Report
+
+GENERATED = (
+    "no --data: calibrated on generated samples. Good for trying out, not for use: real inputs have other ranges.\n"
+    "  Give --data FILE.npz with arrays named like the model's inputs, first axis = samples."
+)
+LISTED = 12  # rows of a table before the rest is only counted; -v lists all
+
+
+def summary(report: Report, output: str, verbose: bool) -> str:
+    """What came out, which rules made it, and what stayed in float and why."""
+    lines = [f"{report.model} -> {output}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
+    lines += _figures(report)
+    lines += _table("kernels", _rule_rows(report))
+    if verbose:
+        lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
+    rows = list(_float_rows(report))
+    shown = rows if verbose else rows[:LISTED]
+    lines += _table("stayed float", shown)
+    if len(rows) > len(shown):
+        lines.append(f"    and {len(rows) - len(shown)} more; -v lists all")
+    return "\n".join(lines)
+
+
+def _figures(report: Report) -> Iterator[str]:
+    before, after = report.bytes_before, report.bytes_after
+    yield f"  size       {size(before)} -> {size(after)} ({100 * after / max(before, 1):.0f} %)"
+    share = f"{report.weighted_integer} of {report.weighted} nodes with weights"
+    yield f"  integer    {share}, {report.covered_integer} of {report.covered} nodes in kernels, as onnxruntime runs them"
+    told = ", ".join(f"{printable(name)} {db:.1f} dB" for name, db in report.sqnr.items()) or "no float output"
+    yield f"  SQNR       {told} over {report.sqnr_samples} samples, against the float model"
+    if report.narrowable:
+        yield f"  narrowed   {report.narrowed} of {report.narrowable} weight scales, so that no accumulator saturates"
+
+
+def _rule_rows(report: Report) -> list[tuple[str, ...]]:
+    uses = [*report.rule_uses, *report.rewrites]
+    return [(f"{use.count} x", use.rule, use.place) for use in uses]
+
+
+def _kernel_row(kernel: KernelUse) -> tuple[str, ...]:
+    formats = ", ".join(f"{name} {storage}" for name, storage in kernel.formats.items())
+    nodes = ", ".join(map(printable, kernel.nodes))
+    return nodes, kernel.rule, formats + ("" if kernel.integer else "; onnxruntime runs it in float")
+
+
+def _float_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """One row a node and reason; the node is named in the first of its rows."""
+    for left in report.stayed_float:
+        for index, reason in enumerate(left.reasons):
+            where = f"{reason['rule']} {reason['place']}".strip()
+            named = (printable(left.node), left.operator) if index == 0 else ("", "")
+            yield (*named, reason["reason"], where)
+
+
+def _table(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A title and aligned rows; nothing without rows."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    body = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return [f"  {title}", *(f"    {line}" for line in body)]
+
+
+def size(count: int) -> str:
+    """A number of bytes in kB or MB, with three figures."""
+    if count < 1000:
+        return f"{count} B"
+    value, unit = (count / 1e3, "kB") if count < 999_500 else (count / 1e6, "MB")
+    return f"{value:.3g} {unit}"

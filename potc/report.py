@@ -1,0 +1,205 @@
+"""What a compile did, as plain values: the summary for people and ``--report`` are both made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from potc import __version__
+from potc.compiler import Compilation
+from potc.language.lattice import spell
+from potc.quantize.params import QuantParams
+from potc.quantize.plan import Kernel, Left
+
+VERSION = 1
+LISTED_SCALES = 8  # longer lists of scales are told by their extremes
+
+
+@dataclass(frozen=True, slots=True)
+class RuleUse:
+    """A rule or rewrite that was applied ``count`` times."""
+
+    rule: str
+    place: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelUse:
+    """One kernel: its nodes, and the formats of what it reads and writes, by captured name."""
+
+    rule: str
+    place: str
+    nodes: tuple[str, ...]
+    formats: dict[str, str]
+    integer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FloatNode:
+    """A node that stays in float, with what each rule that came near says."""
+
+    node: str
+    operator: str
+    reasons: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one tensor is stored: ``scale`` and ``zero_point`` in full where there are few, else their extremes."""
+
+    tensor: str
+    format: str
+    scale: list[float]
+    zero_point: list[int]
+    axis: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Equal compiles give equal reports: no times, no absolute paths."""
+
+    versions: dict[str, str]
+    model: str
+    rules: str
+    device: str
+    features: dict[str, bool | int | float]
+    rules_digest: str
+    preset: str
+    estimator: str
+    samples: int
+    generated: bool
+    bytes_before: int
+    bytes_after: int
+    rewrites: tuple[RuleUse, ...]
+    rule_uses: tuple[RuleUse, ...]
+    kernels: tuple[KernelUse, ...]
+    covered: int
+    covered_integer: int
+    weighted: int
+    weighted_integer: int
+    narrowed: int
+    narrowable: int
+    sqnr: dict[str, float]
+    sqnr_samples: int
+    checks: dict[str, str]
+    activations: tuple[Format, ...]
+    constants: tuple[Format, ...]
+    stayed_float: tuple[FloatNode, ...]
+    inputs: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """One versioned document with a final newline; infinite decibels are null."""
+        document = {"potc": "report", "version": VERSION, **asdict(self)}
+        return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def report(compilation: Compilation) -> Report:
+    """Everything worth telling about a compile."""
+    job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
+    narrowing = compilation.params.narrowing.values()
+    return Report(
+        versions={"potc": __version__, **{p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}},
+        model=job.model,
+        rules=job.rules,
+        device=program.device,
+        features=dict(program.features),
+        rules_digest=program.digest,
+        preset=job.preset,
+        estimator=job.estimator,
+        samples=len(compilation.samples),
+        generated=job.data is None,
+        bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
+        bytes_after=len(compilation.compiled),
+        rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
+        rule_uses=_uses((k.rule, k.place) for k in plan.kernels),
+        kernels=tuple(_kernels(compilation)),
+        covered=share.covered,
+        covered_integer=share.covered_integer,
+        weighted=share.weighted,
+        weighted_integer=share.weighted_integer,
+        narrowed=sum(n.at_risk for n in narrowing),
+        narrowable=sum(int(n.scale.size) for n in narrowing),
+        sqnr=dict(compilation.verification.sqnr),
+        sqnr_samples=compilation.verification.samples,
+        checks={c.name: c.detail for c in compilation.verification.checks},
+        activations=tuple(_activations(compilation)),
+        constants=tuple(_constants(compilation)),
+        stayed_float=tuple(_float_node(left) for left in plan.left),
+        inputs=compilation.inputs,
+    )
+
+
+def _uses(applied: Iterator[tuple[str, str]]) -> tuple[RuleUse, ...]:
+    return tuple(RuleUse(rule, place, count) for (rule, place), count in sorted(Counter(applied).items()))
+
+
+def _kernels(compilation: Compilation) -> Iterator[KernelUse]:
+    floating = set(compilation.share.floating)
+    activations, constants = _storages(compilation)
+    for kernel in compilation.plan.kernels:
+        integer = floating.isdisjoint(kernel.nodes)
+        formats = dict(_formats(kernel, activations, constants))
+        yield KernelUse(kernel.rule, kernel.place, kernel.nodes, formats, integer)
+
+
+def _storages(compilation: Compilation) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Storage types: of activations by tensor, of constants by node and tensor."""
+    plan, params = compilation.plan, compilation.params
+    activations = {t: params.activations[q.id].qtype.storage for q in plan.quantizers for t in q.tensors}
+    pairs = zip(plan.constants, params.constants, strict=True)
+    return activations, {(c.node, c.tensor): p.qtype.storage for c, p in pairs}
+
+
+def _formats(
+    kernel: Kernel, activations: dict[str, str], constants: dict[tuple[str, str], str]
+) -> Iterator[tuple[str, str]]:
+    """Captured name and storage type (or ``float``), in the order of the pattern."""
+    for name, tensor in kernel.bindings:
+        stored = [constants[node, tensor] for node in kernel.nodes if (node, tensor) in constants]
+        yield name, stored[0] if stored else activations.get(tensor, "float")
+
+
+def _activations(compilation: Compilation) -> Iterator[Format]:
+    params = compilation.params
+    for quantizer in compilation.plan.quantizers:
+        for tensor in quantizer.tensors:
+            yield _format(tensor, params.activations[quantizer.id], params.activation_reasons[quantizer.id])
+
+
+def _constants(compilation: Compilation) -> Iterator[Format]:
+    params = compilation.params
+    for constant, solved, reason in zip(
+        compilation.plan.constants, params.constants, params.constant_reasons, strict=True
+    ):
+        yield _format(constant.tensor, solved, reason)
+
+
+def _format(tensor: str, solved: QuantParams, reason: str) -> Format:
+    scale, zero_point = solved.scale, solved.zero_point
+    scales = [float(str(s)) for s in scale.ravel()]  # through float32's own shortest spelling
+    zeros = [int(z) for z in zero_point.ravel()]
+    if len(scales) > LISTED_SCALES:
+        scales, zeros = [min(scales), max(scales)], sorted({min(zeros), max(zeros)})
+    return Format(tensor, spell(solved.qtype), scales, zeros, solved.axis, reason)
+
+
+def _float_node(left: Left) -> FloatNode:
+    reasons = tuple({"rule": r.rule, "place": r.place, "reason": r.reason} for r in left.reasons)
+    return FloatNode(left.node, left.operator, reasons)
+
+
+def _finite(value: Any) -> Any:
+    """The same value without infinities, which JSON can't spell."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

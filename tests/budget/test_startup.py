@@ -1,0 +1,37 @@
+"""What people run often must start at once, so it must not import what it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("onnxruntime", "networkx", "onnx_graphsurgeon", "rich")
+BUDGET_S = 2.0
+PROGRAM = """
+import sys
+from potc.cli.main import main
+code = main(sys.argv[1:])
+print("imported:", *(m for m in {heavy!r} if m in sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def start(*arguments: str) -> tuple[float, str]:
+    """The wall time of a command and what it imported."""
+    began = time.perf_counter()
+    command = [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return time.perf_counter() - began, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("check", "rules/cpu.rules")], ids=lambda a: a[0])
+def test_start(arguments: tuple[str, ...]) -> None:
+    attempts = [start(*arguments) for _ in range(3)]
+    assert {imported for _, imported in attempts} == {"imported:"}
+    assert min(wall for wall, _ in attempts) < BUDGET_S

@@ -1,0 +1,112 @@
+"""Documentation that can be wrong is checked: commands, links, options, diagnostics, and words that don't belong."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx.defs
+import pytest
+
+from potc.cli.check import command as check
+from potc.cli.compile import command as compile_
+from potc.diagnostics.codes import CODES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/**/*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
+
+# Operators that Python may name, because the ONNX format, not a device, gives them their meaning.
+ALLOWED = {
+    "QuantizeLinear": "the output format: what lowering writes",
+    "DequantizeLinear": "the output format: what lowering writes",
+    "Cast": "the output format: constants of 16-bit models",
+    "Constant": "another spelling of an initializer",
+    "ReduceMin": "written by calibration to see a range",
+    "ReduceMax": "written by calibration to see a range",
+    "Identity": "written to give a tensor a second name",
+    "Concat": "written by calibration to return all ranges in one tensor",
+    "If": "control flow: how a graph holds graphs",
+    "Loop": "control flow: how a graph holds graphs",
+    "Scan": "control flow: how a graph holds graphs",
+}
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The shell lines of blocks without a language, and of those that say so."""
+    for language, body in BLOCK.findall(page.read_text()):
+        if language in ("", "sh", "console"):
+            for line in body.replace("\\\n", " ").splitlines():
+                for part in line.removeprefix("$ ").split(" && "):
+                    if part.startswith(("potc ", "python ", "pip ", "pytest")):
+                        yield shlex.split(part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _ in LINK.findall(page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    known = {"compile": compile_, "check": check}
+    for words in commands(page):
+        if words[0] == "python" and words[1].endswith(".py"):
+            assert (ROOT / words[1]).exists(), words
+        if words[0] == "potc" and words[1] in known:
+            options = {o for p in known[words[1]].params for o in p.opts}
+            assert {w for w in words[2:] if w.startswith("-") and w != "-"} <= options, words
+
+
+def test_readme_installs_what_it_uses() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = [" ".join(words) for words in commands(ROOT / "README.md")]
+    assert any(line.startswith("potc compile samples/digits/model.onnx") for line in lines)
+    assert "pytest" in {line.split()[0] for line in lines}
+    for line in lines:
+        for extra in re.findall(r"\.\[(\w+)\]", line):
+            assert extra in extras
+
+
+def test_every_option_is_documented() -> None:
+    text = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    for command in (compile_, check):
+        for parameter in command.params:
+            for option in parameter.opts:
+                assert not option.startswith("--") or option in text, option
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_diagnostic_is_explained(code: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", code)
+    assert len(str(CODES[code]).split()) >= 5
+
+
+def test_every_raised_code_is_known() -> None:
+    used = re.compile(r"(?:reject|Diagnostic)\(\s*\"([a-z-]+)\"")
+    for path in sorted((ROOT / "potc").rglob("*.py")):
+        for code in used.findall(path.read_text()):
+            assert code in CODES, f"{path.name}: {code}"
+
+
+def test_python_names_no_operators_and_no_devices() -> None:
+    operators = {s.name for s in onnx.defs.get_all_schemas() if s.domain in ("", "ai.onnx")} - ALLOWED.keys()
+    devices = {p.stem for p in (ROOT / "rules").glob("*.rules")} - {"std", "prepare"}
+    for path in sorted((ROOT / "potc").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        docs = {id(n.body[0].value) for n in ast.walk(tree) if _has_docstring(n)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                assert node.value not in operators, f"{path.name}:{node.lineno}: the operator {node.value}"
+                assert node.value.lower() not in devices, f"{path.name}:{node.lineno}: the device {node.value}"
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, holders) and bool(node.body) and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
