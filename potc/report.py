@@ -13,6 +13,7 @@ from typing import Any
 
 from potc import __version__
 from potc.compiler import Compilation
+from potc.evaluate.verify import Verification
 from potc.language.lattice import spell
 from potc.quantize.params import QuantParams
 from potc.quantize.plan import Kernel, Left
@@ -63,6 +64,42 @@ class Format:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How many nodes onnxruntime runs on integers: ``integer`` of the ``quantizable`` nodes that kernels cover, and of
+    those with a weight ``weighted_integer`` of ``weighted``."""
+
+    quantizable: int
+    integer: int
+    weighted: int
+    weighted_integer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """``grown`` of ``scales`` weight scales had to grow so that no accumulator saturates."""
+
+    scales: int
+    grown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Signal to noise of one float output of the model, against the float model; infinite (null in JSON) if nothing differs."""
+
+    name: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at in the compiled model, over ``samples`` samples."""
+
+    samples: int
+    outputs: tuple[Output, ...]
+    checks: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Equal compiles give equal reports: no times, no absolute paths."""
 
@@ -81,15 +118,9 @@ class Report:
     rewrites: tuple[RuleUse, ...]
     rule_uses: tuple[RuleUse, ...]
     kernels: tuple[KernelUse, ...]
-    covered: int
-    covered_integer: int
-    weighted: int
-    weighted_integer: int
-    narrowed: int
-    narrowable: int
-    sqnr: dict[str, float]
-    sqnr_samples: int
-    checks: dict[str, str]
+    share: Share
+    narrowed: Narrowed
+    verification: Verified
     activations: tuple[Format, ...]
     constants: tuple[Format, ...]
     stayed_float: tuple[FloatNode, ...]
@@ -121,20 +152,19 @@ def report(compilation: Compilation) -> Report:
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
         rule_uses=_uses((k.rule, k.place) for k in plan.kernels),
         kernels=tuple(_kernels(compilation)),
-        covered=share.covered,
-        covered_integer=share.covered_integer,
-        weighted=share.weighted,
-        weighted_integer=share.weighted_integer,
-        narrowed=sum(n.at_risk for n in narrowing),
-        narrowable=sum(int(n.scale.size) for n in narrowing),
-        sqnr=dict(compilation.verification.sqnr),
-        sqnr_samples=compilation.verification.samples,
-        checks={c.name: c.detail for c in compilation.verification.checks},
+        share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
+        narrowed=Narrowed(sum(int(n.scale.size) for n in narrowing), sum(n.at_risk for n in narrowing)),
+        verification=_verified(compilation.verification),
         activations=tuple(_activations(compilation)),
         constants=tuple(_constants(compilation)),
         stayed_float=tuple(_float_node(left) for left in plan.left),
         inputs=compilation.inputs,
     )
+
+
+def _verified(found: Verification) -> Verified:
+    outputs = tuple(Output(name, db) for name, db in found.sqnr.items())
+    return Verified(found.samples, outputs, {c.name: c.detail for c in found.checks})
 
 
 def _uses(applied: Iterator[tuple[str, str]]) -> tuple[RuleUse, ...]:

@@ -161,30 +161,22 @@ def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
 
 
 def _write(outputs: Outputs, compilation: Compilation, told: Report) -> None:
+    from potc.graph.write import write_atomic
     from potc.quantize.plan_file import plan_to_json
 
     if outputs.plan:
-        _write_file(outputs.plan, plan_to_json(compilation.plan).encode())
+        write_atomic(outputs.plan, plan_to_json(compilation.plan).encode())
     if outputs.report:
-        _write_file(outputs.report, told.to_json().encode())
+        write_atomic(outputs.report, told.to_json().encode())
     if outputs.depfile:
         text = depfile(outputs.depfile_target or outputs.model, compilation.inputs)
-        _write_file(outputs.depfile, text.encode())
+        write_atomic(outputs.depfile, text.encode())
     if outputs.model == STANDARD_OUTPUT:
         sys.stdout.buffer.write(compilation.compiled)
         sys.stdout.buffer.flush()
     else:
-        _write_file(outputs.model, compilation.compiled)
-
-
-def _write_file(path: str, content: bytes) -> None:
-    from potc.graph.write import write_file
-
-    try:
-        write_file(path, content)
-    except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        write_atomic(outputs.model, compilation.compiled)
 
 
 def _unwritable(path: str, why: str) -> Exception:
-    return reject("unwritable-output", f"{path} can't be written: {why}", exit_code=2)
+    return reject("unwritable-output", f"can't write {path}: {why}", exit_code=2)

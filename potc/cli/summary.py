@@ -32,12 +32,13 @@ def summary(report: Report, output: str, verbose: bool) -> str:
 def _figures(report: Report) -> Iterator[str]:
     before, after = report.bytes_before, report.bytes_after
     yield f"  size       {size(before)} -> {size(after)} ({100 * after / max(before, 1):.0f} %)"
-    share = f"{report.weighted_integer} of {report.weighted} nodes with weights"
-    yield f"  integer    {share}, {report.covered_integer} of {report.covered} nodes in kernels, as onnxruntime runs them"
-    told = ", ".join(f"{printable(name)} {db:.1f} dB" for name, db in report.sqnr.items()) or "no float output"
-    yield f"  SQNR       {told} over {report.sqnr_samples} samples, against the float model"
-    if report.narrowable:
-        yield f"  narrowed   {report.narrowed} of {report.narrowable} weight scales, so that no accumulator saturates"
+    share, verified, narrowed = report.share, report.verification, report.narrowed
+    weighted = f"{share.weighted_integer} of {share.weighted} nodes with weights"
+    yield f"  integer    {weighted}, {share.integer} of {share.quantizable} nodes in kernels, as onnxruntime runs them"
+    told = ", ".join(f"{printable(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
+    yield f"  SQNR       {told} over {verified.samples} samples, against the float model"
+    if narrowed.scales:
+        yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
 
 
 def _rule_rows(report: Report) -> list[tuple[str, ...]]:
