@@ -1,0 +1,163 @@
+"""Samples from .npz and .npy files, read one at a time: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from potc.data.dataset import InputSpec, check_dtype, check_names, convert, sample_shape
+from potc.diagnostics.diagnostic import Rejected, reject
+
+LARGEST_SAMPLE = 2 << 30  # bytes; a header that claims more is a mistake or an attack
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """One stored array, known from its header alone."""
+
+    member: str | None  # name in the zip file, None for a plain .npy file
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    fortran: bool
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """A Dataset over one file. ``chosen``: indices of the samples that are used, ascending."""
+
+    path: str
+    specs: tuple[InputSpec, ...]
+    arrays: Mapping[str, _Array]
+    chosen: Sequence[int]
+    files: tuple[str, ...]
+    generated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """Reads all inputs in step. Raises Rejected for NaN, infinity, and a file that ends early."""
+        shapes = {s.name: sample_shape(self.path, s, self.arrays[s.name].shape[1:]) for s in self.specs}
+        wanted = set(self.chosen)
+        with ExitStack() as stack:
+            streams = [_samples(self.path, self.arrays[s.name], stack) for s in self.specs]
+            for index in range(self.chosen[-1] + 1):
+                rows = [_next(self.path, stream, index) for stream in streams]
+                if index in wanted:
+                    yield {
+                        s.name: convert(self.path, s, index, row.reshape(shapes[s.name])) for s, row in zip(self.specs, rows, strict=True)
+                    }
+
+
+def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None) -> StoredSamples:
+    """Opens a file whose arrays are named like the model's inputs, first axis = samples.
+
+    A .npy file feeds a model with one input. ``limit``: at most so many samples, evenly spread. Headers are checked here,
+    values while they are read. Raises Rejected with what was found and what the model takes.
+    """
+    arrays = _headers(path, specs)
+    check_names(path, list(arrays), specs)
+    counts = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise reject("wrong-data-shape", f"the arrays in {path} hold different numbers of samples ({listed})")
+    count = next(iter(counts.values()), 0)
+    if count == 0:
+        raise reject("no-samples", f"{path} holds no samples", help="the first axis of each array counts samples")
+    for spec in specs:
+        array = arrays[spec.name]
+        check_dtype(path, spec, array.dtype)
+        sample_shape(path, spec, array.shape[1:])
+        size = math.prod(array.shape[1:]) * array.dtype.itemsize
+        if size > LARGEST_SAMPLE:
+            raise reject("too-large", f"one sample of `{spec.name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}")
+        if array.fortran and len(array.shape) > 1:
+            help_ = "store it with numpy.ascontiguousarray"
+            raise reject("invalid-data", f"`{spec.name}` in {path} is stored column by column and can't be read sample by sample", help=help_)
+    used = count if limit is None else min(limit, count)
+    return StoredSamples(path, tuple(specs), arrays, [i * count // used for i in range(used)], (path,))
+
+
+def _headers(path: str, specs: Sequence[InputSpec]) -> dict[str, _Array]:
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise reject("invalid-data", f"{path} is a folder", help="give a .npz or .npy file")
+        with file.open("rb") as stream:
+            plain = stream.read(6) == npy.MAGIC_PREFIX
+            stream.seek(0)
+            if plain:
+                name = specs[0].name if len(specs) == 1 else file.stem
+                return {name: _header(path, None, stream)}
+        with zipfile.ZipFile(file) as archive:
+            return {_stem(m): _open_header(path, archive, m) for m in archive.namelist() if m.endswith(".npy")}
+    except FileNotFoundError as error:
+        raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
+    except OSError as error:
+        raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise reject("invalid-data", f"{path} is neither a .npz nor a .npy file: {error}") from error
+
+
+def _stem(member: str) -> str:
+    return member[: -len(".npy")]
+
+
+def _open_header(path: str, archive: zipfile.ZipFile, member: str) -> _Array:
+    with archive.open(member) as stream:
+        return _header(path, member, stream)
+
+
+def _header(path: str, member: str | None, stream: IO[bytes]) -> _Array:
+    """Parses a header with numpy's own reader, which refuses overlong ones; pickled arrays are refused here."""
+    try:
+        version = npy.read_magic(stream)
+        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = reader(stream)
+    except (ValueError, struct.error, SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError) as error:
+        raise reject("invalid-data", f"`{member or path}` in {path} has no readable header: {error}") from error
+    if dtype.hasobject:
+        raise reject("invalid-data", f"`{member or path}` in {path} holds Python objects; only numbers are read")
+    if any(n < 0 for n in shape):
+        raise reject("invalid-data", f"`{member or path}` in {path} claims a negative size")
+    return _Array(member, shape, dtype, fortran)
+
+
+def _samples(path: str, array: _Array, stack: ExitStack) -> Iterator[np.ndarray]:
+    """The samples of one array, from the front; only one is held at a time."""
+    if array.member is None:
+        stream: IO[bytes] = stack.enter_context(Path(path).open("rb"))
+    else:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        stream = stack.enter_context(archive.open(array.member))
+    _header(path, array.member, stream)
+    shape = array.shape[1:]
+    size = math.prod(shape) * array.dtype.itemsize
+    while True:
+        data = stream.read(size)
+        if len(data) != size:
+            return
+        yield np.frombuffer(data, array.dtype).reshape(shape)
+
+
+def _next(path: str, stream: Iterator[np.ndarray], index: int) -> np.ndarray:
+    try:
+        sample = next(stream, None)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise reject("invalid-data", f"{path} is damaged at sample {index}: {error}") from error
+    except Rejected:
+        raise
+    if sample is None:
+        raise reject("invalid-data", f"{path} ends before sample {index}: the file is cut off")
+    return sample

@@ -1,0 +1,40 @@
+"""onnxruntime sessions with every knob pinned. The only module that starts them."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+
+class SessionError(Exception):
+    """onnxruntime does not take the model; the message is its own, first line only."""
+
+
+def open_session(
+    model: bytes, *, optimize: bool, threads: int = 0, optimized_path: str | None = None
+) -> ort.InferenceSession:
+    """A session on the CPU. The model comes as bytes, so no path of a user ever reaches onnxruntime.
+
+    ``optimize``: all graph optimizations, or none at all. ``threads`` 0: onnxruntime's own choice; the number can change
+    the last bit of a sum. ``optimized_path``: where to write the optimized graph. Raises SessionError.
+    """
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # The arena keeps freed buffers and doubles what it asks for: without it the peak is what the model needs.
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.use_deterministic_compute", "1")
+    if optimized_path is not None:
+        options.optimized_model_filepath = optimized_path
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise SessionError(first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

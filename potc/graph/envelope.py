@@ -1,0 +1,72 @@
+"""What onnx-graphsurgeon would lose on the way in and out, kept here and put back. The only importer of it but lowering."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+
+import onnx
+import onnx_graphsurgeon as gs
+
+MODEL_FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+def through_graphsurgeon(proto: onnx.ModelProto, edit: Callable[[gs.Graph], None]) -> onnx.ModelProto:
+    """The model after ``edit`` changed its graphsurgeon graph; what the edit did not touch is as before.
+
+    Nodes come back in topological order. graphsurgeon prints to stdout: that is swallowed, stdout is for answers.
+    """
+    overridable = {i.name for i in proto.graph.input} & {t.name for t in proto.graph.initializer}
+    with contextlib.redirect_stdout(io.StringIO()):
+        graph = gs.import_onnx(proto)
+        edit(graph)
+        graph.toposort()
+        exported = gs.export_onnx(graph, do_type_check=False)
+    _restore(proto, exported, overridable)
+    return exported
+
+
+def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[str]) -> None:
+    for name in MODEL_FIELDS:
+        setattr(after, name, getattr(before, name))
+    after.ir_version = before.ir_version
+    del after.opset_import[:]
+    after.opset_import.extend(before.opset_import)
+    del after.metadata_props[:]
+    after.metadata_props.extend(before.metadata_props)
+    del after.functions[:]
+    after.functions.extend(before.functions)
+    after.training_info.extend(before.training_info)
+    after.graph.name = before.graph.name
+    after.graph.doc_string = before.graph.doc_string
+    del after.graph.metadata_props[:]
+    after.graph.metadata_props.extend(before.graph.metadata_props)
+    after.graph.quantization_annotation.extend(before.graph.quantization_annotation)
+    old = {node.name: node for node in before.graph.node}
+    for node in after.graph.node:
+        source = old.get(node.name)
+        if source is not None and source.op_type == node.op_type:
+            node.doc_string = source.doc_string
+            del node.metadata_props[:]
+            node.metadata_props.extend(source.metadata_props)
+    _restore_values(before.graph, after.graph, overridable)
+
+
+def _restore_values(before: onnx.GraphProto, after: onnx.GraphProto, overridable: set[str]) -> None:
+    """Declarations exactly as they were: inputs that are also initializers, docs, symbolic dimensions, denotations."""
+    del after.input[:]
+    after.input.extend(before.input)
+    stored = {t.name for t in after.initializer}
+    after.initializer.extend(t for t in before.initializer if t.name in overridable and t.name not in stored)
+    outputs = {o.name: o for o in before.output}
+    for output in after.output:
+        if output.name in outputs:
+            output.CopyFrom(outputs[output.name])
+    made = {name for node in after.node for name in node.output}
+    kept = {v.name: v for v in before.value_info if v.name in made}
+    added = [v for v in after.value_info if v.name not in kept]
+    declared = {o.name for o in after.output} | {i.name for i in after.input} | {t.name for t in after.initializer}
+    fresh = [v for v in added if v.name in made and v.name not in declared]
+    del after.value_info[:]
+    after.value_info.extend([*kept.values(), *fresh])

@@ -1,0 +1,46 @@
+"""Raising a model's opset, only where needed."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import version_converter
+
+from potc.diagnostics.diagnostic import reject
+from potc.graph.model import Model
+
+
+def raise_opset(model: Model, minimum: int) -> Model:
+    """The same model at an opset of at least ``minimum``. Raises Rejected(opset-not-raised) with the operator that resists."""
+    if model.opset >= minimum:
+        return model
+    try:
+        raised = version_converter.convert_version(model.proto, minimum)
+        _restore(model.proto, raised)
+        onnx.checker.check_model(raised)
+    except Exception as error:  # the converter raises bare RuntimeError and the checker types of its own
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        message = f"{model.path} has opset {model.opset} and can't be raised to {minimum}: {reason}"
+        raise reject("opset-not-raised", message, help=f"export the model with opset {minimum} or later") from error
+    return model.with_proto(raised)
+
+
+def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """What the converter drops: the envelope of the model, and names of nodes that it made."""
+    after.producer_name, after.producer_version = before.producer_name, before.producer_version
+    after.domain, after.model_version, after.doc_string = before.domain, before.model_version, before.doc_string
+    after.graph.doc_string = before.graph.doc_string
+    if not after.metadata_props:
+        after.metadata_props.extend(before.metadata_props)
+    known = {(o.domain or "ai.onnx") for o in after.opset_import}
+    after.opset_import.extend(o for o in before.opset_import if (o.domain or "ai.onnx") not in known)
+    lowest = {13: 7, 21: 10}  # the IR version that came with an opset
+    after.ir_version = max(after.ir_version, before.ir_version, *(ir for opset, ir in lowest.items() if after.opset_import[0].version >= opset))
+    taken = {node.name for node in before.graph.node}
+    for i, node in enumerate(after.graph.node):
+        if not node.name:
+            name, count = f"{node.op_type}_raised_{i}", 1
+            while name in taken:
+                count += 1
+                name = f"{node.op_type}_raised_{i}_{count}"
+            node.name = name
+            taken.add(name)

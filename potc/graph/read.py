@@ -1,0 +1,183 @@
+"""File -> Model. Refuses what must be refused, with the thing named; gives every node a name; changes nothing else."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper, numpy_helper
+
+from potc.diagnostics.diagnostic import Rejected, reject
+from potc.graph.model import Model
+from potc.graph.snapshot import FLOATS, DTYPES, outer_reads
+
+
+def read_model(path: str) -> Model:
+    """Reads and checks a model. Only Rejected escapes, whatever the bytes are.
+
+    External data is read from below the model's own folder only, never through links out of it.
+    """
+    data = _bytes(path)
+    proto = _parse(path, data)
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise reject("empty-model", f"{path} holds no graph with nodes", help="export the model again")
+    _refuse_cycles(path, proto.graph)
+    files = (path, *_load_external(path, proto))
+    _check(path, proto)
+    _refuse_non_finite(path, proto.graph)
+    _name_nodes(proto.graph)
+    return Model(path, proto, files)
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise reject("missing-file", f"there is no model {path}", exit_code=2) from error
+    except OSError as error:
+        raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
+    except ValueError as error:  # a path with a null character
+        raise reject("missing-file", f"{path!r} is not a path: {error}", exit_code=2) from error
+    if not data:
+        raise reject("empty-model", f"{path} is an empty file", help="export or copy the model again")
+    return data
+
+
+def _parse(path: str, data: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        help_ = "copy or export it again; potc reads binary ONNX files"
+        raise reject("truncated-model", f"{path} is cut off, damaged, or no ONNX file", help=help_) from error
+
+
+def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
+    """The checker calls a cycle "not topologically sorted"; here it is named."""
+    made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    links: nx.DiGraph[int] = nx.DiGraph()
+    sorted_already = True
+    for i, node in enumerate(graph.node):
+        for name in (*node.input, *outer_reads(node)):
+            if name in made:
+                links.add_edge(made[name], i)
+                sorted_already = sorted_already and made[name] < i
+    if sorted_already or nx.is_directed_acyclic_graph(links):
+        return
+    cycle = [graph.node[a] for a, _ in nx.find_cycle(links)]
+    names = " -> ".join(_shown(node.name or node.op_type) for node in (*cycle[:6], cycle[0]))
+    raise reject("cyclic-graph", f"{path} has a cycle: {names}", node=cycle[0].name or None, help="a graph must run from inputs to outputs")
+
+
+def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Puts external data into the model; returns the files it came from."""
+    folder = Path(path).parent
+    files: dict[str, None] = {}
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        location = entries.get("location", "")
+        file = _contained(path, folder, location, tensor.name)
+        size = file.stat().st_size
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", size - offset))
+        except ValueError as error:
+            raise reject("invalid-model", f"`{_shown(tensor.name)}` has an external offset or length that is no number", node=tensor.name) from error
+        if offset < 0 or length < 0 or offset + length > size:
+            message = f"`{_shown(tensor.name)}` wants bytes {offset} to {offset + length} of {_shown(location)}, which has {size}"
+            raise reject("invalid-model", message, node=tensor.name)
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+        files[os.path.join(os.path.dirname(path), location)] = None
+    return tuple(files)
+
+
+def _contained(path: str, folder: Path, location: str, tensor: str) -> Path:
+    """The file of an external tensor, if it is an ordinary file of its own below the model's folder."""
+    problem = ""
+    file = folder / location
+    if not location or os.path.isabs(location) or ".." in Path(location).parts or "\0" in location:
+        problem = "is not a path below the model's folder"
+    elif not file.resolve().is_relative_to(folder.resolve()):
+        problem = "leads out of the model's folder through a link"
+    elif not file.is_file():
+        problem = "does not exist"
+    elif any(p.is_symlink() for p in (file, *file.parents) if p != folder and p.is_relative_to(folder)):
+        problem = "is a link"
+    elif file.stat().st_nlink > 1 or not stat.S_ISREG(file.stat().st_mode):
+        problem = "is a hard link or no ordinary file"
+    if problem:
+        message = f"external data {_shown(location)!r} of `{_shown(tensor)}` in {path} {problem}"
+        raise reject("external-data-outside", message, node=tensor, help="put the data file beside the model")
+    return file
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """All stored tensors, nested graphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for nested in attribute.graphs:
+                yield from _tensors(nested)
+
+
+def _check(path: str, proto: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Rejected:
+        raise
+    except Exception as error:  # the checker raises several unrelated types, protobuf's among them
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise reject("invalid-model", f"{path} is not a valid ONNX model: {_shown(reason)}") from error
+
+
+def _refuse_non_finite(path: str, graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        if DTYPES.get(tensor.data_type) in FLOATS:
+            values = numpy_helper.to_array(tensor)
+            # One sum instead of one test per element: it is finite for all but a few huge tensors, which are looked at again.
+            with np.errstate(all="ignore"):
+                if np.isfinite(values.sum(dtype=np.float64)) or bool(np.isfinite(values.astype(np.float64)).all()):
+                    continue
+            what = "NaN" if bool(np.isnan(values.astype(np.float64)).any()) else "infinity"
+            message = f"the weights `{_shown(tensor.name)}` in {path} hold {what}"
+            raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Every node gets a unique name; names that are there and unique stay."""
+    taken: set[str] = set()
+    unnamed: list[tuple[int, onnx.NodeProto]] = []
+    for i, node in enumerate(graph.node):
+        if node.name and node.name not in taken:
+            taken.add(node.name)
+        else:
+            unnamed.append((i, node))
+    for i, node in unnamed:
+        base = f"{node.name or node.op_type}_{i}"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        node.name = name
+        taken.add(name)
+
+
+def _shown(text: str) -> str:
+    """A name from a model, safe for a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:200]
