@@ -11,10 +11,10 @@ from pathlib import Path
 
 import onnx.defs
 import pytest
+from potc.diagnostics.codes import CODES
 
 from potc.cli.check import command as check
 from potc.cli.compile import command as compile_
-from potc.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/**/*.md")])
@@ -109,4 +109,9 @@ def test_python_names_no_operators_and_no_devices() -> None:
 
 def _has_docstring(node: ast.AST) -> bool:
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return isinstance(node, holders) and bool(node.body) and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+    return (
+        isinstance(node, holders)
+        and bool(node.body)
+        and isinstance(node.body[0], ast.Expr)
+        and isinstance(node.body[0].value, ast.Constant)
+    )

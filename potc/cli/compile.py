@@ -156,7 +156,9 @@ def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
     terminal.complain("internal error: the compiled model failed its verification; nothing was written")
     for check in compilation.verification.failed:
         terminal.complain(f"  {check.name}: {check.detail}")
-    terminal.complain("  this is a bug in potc; report it together with the rule file and the kinds of nodes in the model")
+    terminal.complain(
+        "  this is a bug in potc; report it together with the rule file and the kinds of nodes in the model"
+    )
     return BUG
 
 

@@ -18,7 +18,9 @@ def command(session: Session, code: str) -> int:
 
     if code not in CODES:
         near = get_close_matches(code, CODES, n=1)
-        session.terminal.complain(f"no diagnostic is called `{code}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        session.terminal.complain(
+            f"no diagnostic is called `{code}`" + (f"; did you mean `{near[0]}`?" if near else "")
+        )
         return 2
     session.terminal.answer(f"{code}\n\n{CODES[code]}")
     return 0

@@ -39,7 +39,9 @@ class LazyGroup(click.Group):
             return None
         return import_module(COMMANDS[cmd_name][0]).command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             near = get_close_matches(name, COMMANDS, n=1)
@@ -65,7 +67,9 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print versions."
+)
 def potc() -> None:
     """Compiles ONNX models to integers; what a device can do is written in rule files.
 
@@ -80,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     session = Session()
     try:
-        result: Any = potc.main(None if argv is None else list(argv), prog_name="potc", standalone_mode=False, obj=session)
+        result: Any = potc.main(
+            None if argv is None else list(argv), prog_name="potc", standalone_mode=False, obj=session
+        )
     except click.ClickException as error:
         error.show(sys.stderr)
         return USAGE

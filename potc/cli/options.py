@@ -12,7 +12,9 @@ Command = Callable[..., Any]
 
 def color_option(command: Command) -> Command:
     choice = click.Choice(["auto", "always", "never"])
-    return click.option("--color", type=choice, default="auto", help="Colour; NO_COLOR and FORCE_COLOR are honoured.")(command)
+    return click.option("--color", type=choice, default="auto", help="Colour; NO_COLOR and FORCE_COLOR are honoured.")(
+        command
+    )
 
 
 def format_option(command: Command) -> Command:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from potc.cli.terminal import Terminal
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def watching(terminal: Terminal) -> Iterator[tuple[Stage, Progress]]:
+def watching(terminal: Terminal) -> Generator[tuple[Stage, Progress]]:
     """The two functions that a compile calls: one per stage, one for the steps inside a long stage."""
     if not terminal.live:
         yield (lambda name: terminal.say(STAGES.get(name, name)), lambda done, total: None)

@@ -12,7 +12,15 @@ import pytest
 from potc.cli.depfile import depfile, escape
 from potc.diagnostics.diagnostic import Rejected
 
-NAMES = ["plain.onnx", "two words.npz", "number#1.rules", "price$5.onnx", "a b#c$d.onnx", "größe.onnx", "(brackets).rules"]
+NAMES = [
+    "plain.onnx",
+    "two words.npz",
+    "number#1.rules",
+    "price$5.onnx",
+    "a b#c$d.onnx",
+    "größe.onnx",
+    "(brackets).rules",
+]
 
 
 @pytest.mark.parametrize(

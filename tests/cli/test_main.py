@@ -38,7 +38,9 @@ def test_names_can_not_drive_the_terminal() -> None:
     assert printable("größe/1") == "größe/1"
 
 
-@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (185448, "185 kB"), (18_650_000, "18.6 MB"), (999_800, "1 MB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 B"), (185448, "185 kB"), (18_650_000, "18.6 MB"), (999_800, "1 MB")]
+)
 def test_size(count: int, text: str) -> None:
     assert size(count) == text
 
