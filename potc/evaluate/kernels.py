@@ -17,8 +17,9 @@ CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (
 
 @dataclass(frozen=True, slots=True)
 class KernelShare:
-    """``covered``: nodes of the plan's kernels; ``weighted``: those of them that have a weight. ``*_integer``: how many of
-    them onnxruntime runs on integers. ``floating``: names of the covered nodes that it runs in float, in plan order."""
+    """``covered``: nodes of the plan's kernels; ``weighted``: those of them that have a weight. ``*_integer``: how many
+    of them onnxruntime runs on integers. ``floating``: names of the covered nodes that it runs in float, in plan order.
+    """
 
     covered: int
     covered_integer: int
@@ -30,9 +31,9 @@ class KernelShare:
 def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
     """Loads the model into onnxruntime with all optimizations and reads the graph that it would execute.
 
-    A node runs in float if the optimized graph still holds it, by its name or by one of its outputs, and what makes that
-    output reads no integer activations (weights alone do not count). A kernel is as integer as its first and last node: if
-    one of its nodes runs in float, all do.
+    A node runs in float if the optimized graph still holds it, by its name or by one of its outputs, and what makes
+    that output reads no integer activations (weights alone do not count). A kernel is as integer as its first and last
+    node: if one of its nodes runs in float, all do.
     """
     with tempfile.TemporaryDirectory(prefix="potc-") as folder:
         path = Path(folder) / "optimized.onnx"
@@ -50,8 +51,9 @@ def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
 
 
 def _codes(optimized: onnx.ModelProto) -> set[str]:
-    """Computed tensors that hold integer codes. Only onnxruntime knows the types of what its own operators return, so it is
-    asked for them: as types of outputs."""
+    """Computed tensors that hold integer codes. Only onnxruntime knows the types of what its own operators return, so
+    it is asked for them: as types of outputs.
+    """
     typed = onnx.ModelProto()
     typed.CopyFrom(optimized)
     declared = {o.name for o in typed.graph.output}
@@ -62,11 +64,17 @@ def _codes(optimized: onnx.ModelProto) -> set[str]:
 
 
 def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> set[str]:
-    """Names of nodes of ``compiled`` that ``optimized`` computes from floats. ``codes``: its integer tensors, weights left out."""
+    """Names of nodes of ``compiled`` that ``optimized`` computes from floats. ``codes``: its integer tensors, weights
+    left out.
+    """
     made_in_float: set[str] = set()
     names_in_float: set[str] = set()
     for node in optimized.node:
         if codes.isdisjoint(node.input):
             made_in_float.update(node.output)
             names_in_float.add(node.name)
-    return {n.name for n in compiled.node if n.name in names_in_float or not made_in_float.isdisjoint(filter(None, n.output))}
+    return {
+        n.name
+        for n in compiled.node
+        if n.name in names_in_float or not made_in_float.isdisjoint(filter(None, n.output))
+    }

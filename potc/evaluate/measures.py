@@ -10,7 +10,9 @@ import numpy as np
 
 @dataclass(slots=True)
 class Sqnr:
-    """Signal to quantization noise ratio over any number of arrays: 10 log10(sum reference^2 / sum (reference - other)^2)."""
+    """Signal to quantization noise ratio over any number of arrays: 10 log10(sum reference^2 / sum (reference -
+    other)^2).
+    """
 
     signal: float = 0.0
     noise: float = 0.0
@@ -18,8 +20,8 @@ class Sqnr:
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
         """Adds one pair of arrays of equal shape, of any real dtype; sums are float64.
 
-        Where the reference is infinite or NaN (a masked logit, say) the other must be the same: then the element does not
-        count, else the noise is infinite. Raises ValueError for different shapes.
+        Where the reference is infinite or NaN (a masked logit, say) the other must be the same: then the element does
+        not count, else the noise is infinite. Raises ValueError for different shapes.
         """
         if reference.shape != other.shape:
             raise ValueError(f"shapes differ: {list(reference.shape)} and {list(other.shape)}")

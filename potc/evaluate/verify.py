@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.measures import Sqnr
-from potc.execute.session import open_session
+from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
 
 SAMPLES = 8
 DEAD_DB = 3.0  # noise of half the signal's power; an output of zeros has 0 dB, models with few weak layers about 6 dB
+
+Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a session: output names, feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +50,33 @@ class Verification:
         return tuple(c for c in self.checks if not c.ok)
 
 
-def verify(float_model: Model, compiled: bytes, dataset: Dataset, samples: int = SAMPLES, floor_db: float = DEAD_DB) -> Verification:
+def verify(
+    float_model: Model, compiled: bytes, dataset: Dataset, samples: int = SAMPLES, floor_db: float = DEAD_DB
+) -> Verification:
     """Checks a compiled model against the float one, on up to ``samples`` samples spread evenly over the data set.
 
-    - ``valid``: onnx.checker with strict shape inference; ``interface``: same inputs and outputs, by name, type and shape;
+    - ``valid``: onnx.checker with strict shape inference; ``interface``: same inputs and outputs, by name, type and
+      shape;
     - ``loads`` and ``runs`` in onnxruntime, with its optimizations, as it will be used;
-    - ``results``: shapes and dtypes equal the float model's; ``finite``: no NaN or infinity where the float model has none;
+    - ``results``: shapes and dtypes equal the float model's; ``finite``: no NaN or infinity where the float model has
+      none;
     - ``alive``: at least one float output reaches ``floor_db`` of SQNR (outputs that are zero in float do not count).
 
-    Raises Rejected only if onnxruntime can't run the float model on a sample.
+    Raises Rejected only if onnxruntime can't load the float model or run it on a sample.
     """
     checks = [_attempt("valid", lambda: _validate(compiled)), _interface(float_model.proto, compiled)]
-    opened: list[ort.InferenceSession] = []
-    checks.append(_attempt("loads", lambda: opened.append(open_session(compiled, optimize=True))))
+    opened: list[Run] = []
+    checks.append(_attempt("loads", lambda: opened.append(open_session(compiled, optimize=True).run)))
     if not opened:
         return Verification(tuple(checks))
     comparison = _Comparison([o.name for o in float_model.proto.graph.output])
-    reference = open_session(float_model.proto.SerializeToString(), optimize=True)
+    reference = _open_float(float_model)
     for index, feed in _spread(dataset, samples):
         expected = _run_float(reference, comparison.outputs, feed, index)
         try:
-            found = opened[0].run(comparison.outputs, dict(feed))
+            found = opened[0](comparison.outputs, dict(feed))
         except Exception as error:  # whatever onnxruntime says is the finding
-            checks.append(Check("runs", False, f"sample {index}: {_first_line(error)}"))
+            checks.append(Check("runs", False, f"sample {index}: {first_line(error)}"))
             return Verification(tuple(checks), {}, comparison.samples)
         comparison.add(index, expected, found)
     checks.append(Check("runs", True, f"{comparison.samples} samples"))
@@ -81,12 +87,8 @@ def _attempt(name: str, action: Callable[[], object]) -> Check:
     try:
         action()
     except Exception as error:  # the finding of this check, whatever its type
-        return Check(name, False, _first_line(error))
+        return Check(name, False, first_line(error))
     return Check(name, True, "yes")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _validate(compiled: bytes) -> None:
@@ -123,11 +125,18 @@ def _spread(dataset: Dataset, count: int) -> Iterator[tuple[int, Mapping[str, np
             yield index, feed
 
 
-def _run_float(session: ort.InferenceSession, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> list[np.ndarray]:
+def _open_float(model: Model) -> Run:
     try:
-        return list(session.run(outputs, dict(feed)))
+        return open_session(model.proto.SerializeToString(), optimize=True).run
+    except SessionError as error:
+        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+
+
+def _run_float(run: Run, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[Any]:
+    try:
+        return run(outputs, dict(feed))
     except Exception as error:  # onnxruntime's errors have no common base
-        message = f"onnxruntime can't run the float model on sample {index}: {_first_line(error)}"
+        message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
         raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
 
 
@@ -141,12 +150,15 @@ class _Comparison:
         self._shapes: list[str] = []
         self._finite: list[str] = []
 
-    def add(self, index: int, expected: list[np.ndarray], found: list[np.ndarray]) -> None:
+    def add(self, index: int, expected: Sequence[Any], found: Sequence[Any]) -> None:
         self.samples += 1
         for name, a, b in zip(self.outputs, expected, found, strict=True):
-            a, b = np.asarray(a), np.asarray(b)
+            if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+                continue  # sequences and maps are no concern of quantization
             if a.shape != b.shape or a.dtype != b.dtype:
-                self._shapes.append(f"`{name}`, sample {index}: {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}")
+                self._shapes.append(
+                    f"`{name}`, sample {index}: {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}"
+                )
             elif a.dtype.kind == "f":
                 if np.isfinite(a).all() and not np.isfinite(b).all():
                     self._finite.append(f"`{name}` holds NaN or infinity in sample {index}")

@@ -1,7 +1,7 @@
 """Model x Plan x samples -> Ranges: what the tensors that matter really hold.
 
 One session, one pass; each sample leaves three numbers per tensor, so memory does not grow with their number. Why the
-reductions run inside the graph, and with which session options: docs/decisions/0003-observing.md.
+reductions run inside the graph, and with which session options: docs/decisions/0004-observing.md.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import reject
-from potc.execute.session import open_session
+from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
 from potc.quantize.observe import REDUCTIONS, Statistic, expose, instrument, merge, reductions
 from potc.quantize.plan import Plan
 
 VERSION = 1
 THREADS = 2  # a number, not "all": how work is divided over threads can change the last bit of a convolution
+
+Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a session: output names, feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Ranges:
     def to_json(self) -> str:
         """One JSON document with names sorted, so equal ranges are equal text."""
         tensors = {name: self.by_tensor[name].to_json() for name in sorted(self.by_tensor)}
-        return json.dumps({"potc": "ranges", "version": VERSION, "tensors": tensors}, indent=1, ensure_ascii=False) + "\n"
+        return (
+            json.dumps({"potc": "ranges", "version": VERSION, "tensors": tensors}, indent=1, ensure_ascii=False) + "\n"
+        )
 
     @staticmethod
     def from_json(text: str) -> Ranges:
@@ -47,7 +51,9 @@ class Ranges:
                 raise reject("unknown-version", message, help="calibrate again")
             return Ranges({name: Statistic.from_json(entry) for name, entry in value["tensors"].items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise reject("not-ranges", f"this file holds no readable ranges: {error}", help="calibrate again") from error
+            raise reject(
+                "not-ranges", f"this file holds no readable ranges: {error}", help="calibrate again"
+            ) from error
 
 
 def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
@@ -60,8 +66,8 @@ def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
 def calibrate(model: Model, plan: Plan, dataset: Dataset, progress: Callable[[int, int], None]) -> Ranges:
     """Runs the float model once per sample and keeps the extremes of ``plan.observed``.
 
-    ``progress(done, total)`` is called after each sample. Raises Rejected if an observed tensor holds NaN or infinity, or if
-    onnxruntime can't run a sample; both name the sample, counted from 0.
+    ``progress(done, total)`` is called after each sample. Raises Rejected if an observed tensor holds NaN or infinity,
+    or if onnxruntime can't run a sample; both name the sample, counted from 0.
     """
     tensors = plan.observed
     if not tensors:
@@ -81,14 +87,14 @@ class _Observer:
         self._model = model
         self._tensors = tensors
         self._outputs = list(reductions(model.proto, tensors))
-        self._session = open_session(instrument(model.proto, tensors), optimize=True, threads=THREADS)
+        self._run = _open(instrument(model.proto, tensors))
         self.statistics = [Statistic()] * len(tensors)
 
     def see(self, index: int, feed: Mapping[str, np.ndarray]) -> None:
-        seen = np.array(_run(self._session, self._outputs, feed, index), np.float64).reshape(-1, len(REDUCTIONS))
-        suspect = ~np.isfinite(seen).all(axis=1)
+        seen = np.array(_run_sample(self._run, self._outputs, feed, index), np.float64).reshape(-1, len(REDUCTIONS))
+        finite = np.all(np.isfinite(seen), axis=1)
         for position, (low, high, total) in enumerate(seen.tolist()):
-            if not suspect[position]:
+            if finite[position]:
                 sample = Statistic.of_sample(low, high)
             elif low > high and total == 0:
                 continue  # no elements in this sample
@@ -99,18 +105,29 @@ class _Observer:
     def _look_again(self, index: int, feed: Mapping[str, np.ndarray], tensor: str) -> Statistic:
         """A sum that is not finite may only have overflowed: the values themselves decide."""
         serialized, name = expose(self._model.proto, tensor)
-        session = open_session(serialized, optimize=True, threads=THREADS)
-        values = np.asarray(_run(session, [name], feed, index)[0])
+        values = np.asarray(_run_sample(_open(serialized), [name], feed, index)[0])
         if not np.isfinite(values).all():
             what = "NaN" if np.isnan(values).any() else "infinity"
             message = f"`{tensor}` holds {what} in sample {index}"
-            raise reject("non-finite-data", message, node=tensor, help="check the sample and the float model, or leave that sample out")
+            raise reject(
+                "non-finite-data",
+                message,
+                node=tensor,
+                help="check the sample and the float model, or leave that sample out",
+            )
         return Statistic.of_sample(float(values.min()), float(values.max()))
 
 
-def _run(session: ort.InferenceSession, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[np.ndarray]:
+def _open(serialized: bytes) -> Run:
     try:
-        return session.run(outputs, dict(feed))
-    except Exception as error:  # onnxruntime's own errors have no common base; nothing of ours runs in there
-        message = f"onnxruntime can't run the float model on sample {index}: {error}"
+        return open_session(serialized, optimize=True, threads=THREADS).run
+    except SessionError as error:
+        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+
+
+def _run_sample(run: Run, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[Any]:
+    try:
+        return run(outputs, dict(feed))
+    except Exception as error:  # onnxruntime's errors have no common base; nothing of ours runs in there
+        message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
         raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error

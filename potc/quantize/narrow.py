@@ -1,8 +1,9 @@
 """Weights that can't saturate: the smallest larger scale per output channel at which no accumulator can overflow.
 
-Some kernels add ``lanes`` products into a narrow saturating register before widening. A group of neighbouring weights is
-safe if its positive codes, and its negative codes, stay inside the register when every activation code is at its largest:
-activation codes are unsigned there (signed ones are shifted to start at 0), so weights of one sign never help the other.
+Some kernels add ``lanes`` products into a narrow saturating register before widening. A group of neighbouring weights
+is safe if its positive codes, and its negative codes, stay inside the register when every activation code is at its
+largest: activation codes are unsigned there (signed ones are shifted to start at 0), so weights of one sign never help
+the other.
 
 Codes never grow in magnitude when the scale does, therefore every scale above a safe one is safe, and the smallest safe
 one is found by bisection over float32.
@@ -31,11 +32,14 @@ class Narrowing:
     overflow: str = ""
 
 
-def narrow(values: np.ndarray, scale: np.ndarray, axis: int | None, lanes: tuple[Lanes, ...], activation_span: int) -> Narrowing:
+def narrow(
+    values: np.ndarray, scale: np.ndarray, axis: int | None, lanes: tuple[Lanes, ...], activation_span: int
+) -> Narrowing:
     """The smallest safe float32 scales, none smaller than the given one.
 
-    ``values``: float weights; codes are round-half-even(values / scale) with zero point 0. ``scale``: float32, [C] along
-    ``axis``, or a scalar with ``axis`` None. ``activation_span``: largest activation code minus smallest (255 for 8 bits).
+    ``values``: float weights; codes are round-half-even(values / scale) with zero point 0. ``scale``: float32, [C]
+    along ``axis``, or a scalar with ``axis`` None. ``activation_span``: largest activation code minus smallest (255 for
+    8 bits).
     With one lane nothing is narrowed; ``overflow`` says whether the sum over all of ``order`` could leave the storage.
     """
     before = np.asarray(scale, np.float32)
@@ -53,7 +57,9 @@ def narrow(values: np.ndarray, scale: np.ndarray, axis: int | None, lanes: tuple
 
 
 def unsafe_groups(codes: np.ndarray, axis: int | None, lanes: Lanes, activation_span: int) -> int:
-    """How many groups of neighbours could leave the storage, for any activations. ``codes``: integer weights, zero point 0."""
+    """How many groups of neighbours could leave the storage, for any activations. ``codes``: integer weights, zero
+    point 0.
+    """
     groups = _grouped(rows_of(codes, axis, lanes.order).astype(np.int64), lanes.lanes)
     low, high = _limits(lanes, activation_span)
     positive = np.where(groups > 0, groups, 0).sum(-1)
@@ -116,9 +122,11 @@ def rows_at(rows: np.ndarray, channel: np.ndarray, index: np.ndarray, lanes: int
 
 
 def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit: int) -> np.ndarray:
-    """[n] float32: the smallest scale >= ``scale`` at which the codes of each [n, lanes] non-negative group add up to <= limit.
+    """[n] float32: the smallest scale >= ``scale`` at which the codes of each [n, lanes] non-negative group add up to
+    <= limit.
 
-    ``floor`` (float64) is a scale below which the channel is unsafe anyway. Non-negative float32 are ordered like their bits.
+    ``floor`` (float64) is a scale below which the channel is unsafe anyway. Non-negative float32 are ordered like their
+    bits.
     """
 
     def is_safe(bits: np.ndarray) -> np.ndarray:
@@ -130,7 +138,9 @@ def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit:
     raised = np.nextafter(floor.astype(np.float32), np.float32(0)).view(np.uint32).astype(np.int64)
     low = np.where(is_safe(raised), low, np.maximum(low, raised))
     # Above twice its largest weight every code of a group is 0; float32 can always hold that, as scales leave room.
-    high = np.minimum(groups.max(-1) * 2.01, np.finfo(np.float32).max).astype(np.float32).view(np.uint32).astype(np.int64)
+    high = (
+        np.minimum(groups.max(-1) * 2.01, np.finfo(np.float32).max).astype(np.float32).view(np.uint32).astype(np.int64)
+    )
     high = np.maximum(high, low)
     while np.any(high - low > 1):
         middle = (low + high) // 2
@@ -141,6 +151,9 @@ def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit:
 
 def _overflow(rows: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> str:
     low, high = _limits(lanes, activation_span)
+    largest = np.abs(rows).max(axis=(1, 2), initial=0.0).astype(np.float64) / scale
+    if rows.shape[2] * float(np.rint(largest).max(initial=0.0)) <= min(high, -low):
+        return ""
     codes = np.rint(rows / scale.astype(np.float64)[:, None, None])
     positive = np.maximum(codes, 0).sum(-1).max(initial=0)
     negative = np.minimum(codes, 0).sum(-1).min(initial=0)

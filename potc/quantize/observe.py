@@ -1,7 +1,7 @@
 """What calibration keeps of a tensor, and the float model that computes it.
 
-A ``Statistic`` is merged exactly: sums are Python integers, so any split of the samples over processes and any order gives
-the same bits.
+A ``Statistic`` is merged exactly: sums are Python integers, so any split of the samples over processes and any order
+gives the same bits.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
 class Statistic:
     """The extremes of one tensor over ``samples`` samples.
 
-    ``min`` and ``max`` are over everything. ``sum_min``, ``sum_max`` and ``sum_abs_max`` add each sample's minimum, maximum
-    and largest magnitude, as integers in units of 2**-149. Without samples ``min`` is inf and ``max`` -inf.
+    ``min`` and ``max`` are over everything. ``sum_min``, ``sum_max`` and ``sum_abs_max`` add each sample's minimum,
+    maximum and largest magnitude, as integers in units of 2**-149. Without samples ``min`` is inf and ``max`` -inf.
     """
 
     samples: int = 0
@@ -62,7 +62,9 @@ class Statistic:
         return total / (self.samples << UNIT) if self.samples else 0.0
 
     def to_json(self) -> dict[str, object]:
-        """Plain values: floats as they are (Python writes them so that they read back equal), sums as hexadecimal text."""
+        """Plain values: floats as they are (Python writes them so that they read back equal), sums as hexadecimal
+        text.
+        """
         sums = {"sum_min": hex(self.sum_min), "sum_max": hex(self.sum_max), "sum_abs_max": hex(self.sum_abs_max)}
         if not self.samples:
             return {"samples": 0}
@@ -111,9 +113,9 @@ def instrument(proto: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
     """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``).
 
     ``tensors`` are float tensors of the main graph: model inputs and initializers too. Other float types are cast to
-    float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements are
-    inf and -inf. Of a tensor that holds NaN they mean nothing, but then the sum is NaN, in every position; so it is there
-    to be tested, not to be used. The model's own outputs stay: they cost nothing unless they are asked for.
+    float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
+    are inf and -inf. Of a tensor that holds NaN they mean nothing, but then the sum is NaN, in every position; so it is
+    there to be tested, not to be used. The model's own outputs stay: they cost nothing unless they are asked for.
 
     Raises ValueError for a name that the main graph does not define or that is no float tensor.
     """
@@ -134,7 +136,9 @@ def instrument(proto: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
 
 
 def expose(proto: onnx.ModelProto, tensor: str) -> tuple[bytes, str]:
-    """``proto``, serialized, with ``tensor`` as one more float32 output, and that output's name. Raises like ``instrument``."""
+    """``proto``, serialized, with ``tensor`` as one more float32 output, and that output's name. Raises like
+    ``instrument``.
+    """
     _checked(proto, [tensor])
     name = f"{_free_prefix(proto)}/values"
     node = helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT)

@@ -19,13 +19,15 @@ from potc.quantize.plan import ConstantQuantizer, Plan, Quantizer
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
+LARGEST_SCALE = 2.0**126  # a weight scale above it could leave float32 as a power of two
 BIAS_LIMIT = 1 << 30  # half of int32: the other half is for the products that are added to the bias
 
 
 @dataclass(frozen=True, slots=True)
 class QuantParams:
     """``scale``: float32, a scalar array or [C] along ``axis``. ``zero_point``: same shape, dtype of the storage
-    (int8 and uint8 for 4 bits)."""
+    (int8 and uint8 for 4 bits).
+    """
 
     qtype: QType
     scale: np.ndarray
@@ -52,8 +54,8 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class RangeSettings:
-    """``preset``: which of the allowed types is taken: "performance" the first legal one, "accuracy" the last, "mixed" the
-    first for constants and the last for activations.
+    """``preset``: which of the allowed types is taken: "performance" the first legal one, "accuracy" the last, "mixed"
+    the first for constants and the last for activations.
 
     ``estimator``: "max" covers every value seen. "mean" averages over samples, as POT's default range estimators do:
     symmetric types take the mean of the largest magnitudes, others the means of minima and of maxima.
@@ -72,8 +74,8 @@ class RangeSettings:
 def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], settings: RangeSettings) -> Params:
     """Solves every quantizer of the plan. ``weights``: float values of each constant that the plan names, by tensor.
 
-    Raises Rejected where no allowed type is legal for what was measured, where a bias fits no scale, and where a weight that
-    could saturate an accumulator has a fixed scale; KeyError where ``ranges`` or ``weights`` lack a tensor.
+    Raises Rejected where no allowed type is legal for what was measured, where a bias fits no scale, and where a weight
+    that could saturate an accumulator has a fixed scale; KeyError where ``ranges`` or ``weights`` lack a tensor.
     """
     activations, activation_reasons = [], []
     for quantizer in plan.quantizers:
@@ -90,7 +92,12 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
     codes = tuple(quantize(c.values, c.params) for c in found)
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
     return Params(
-        tuple(activations), tuple(c.params for c in found), codes, tuple(activation_reasons), tuple(c.reason for c in found), narrowing
+        tuple(activations),
+        tuple(c.params for c in found),
+        codes,
+        tuple(activation_reasons),
+        tuple(c.reason for c in found),
+        narrowing,
     )
 
 
@@ -105,7 +112,9 @@ def _activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettings) -
     name = quantizer.tensors[0]
     types = _legal(quantizer.types, lowest)
     if not types:
-        raise reject("no-legal-type", f"`{name}` goes down to {lowest:.6g}, and every allowed type is unsigned", node=name)
+        raise reject(
+            "no-legal-type", f"`{name}` goes down to {lowest:.6g}, and every allowed type is unsigned", node=name
+        )
     qtype = types[-1] if settings.preset in ("mixed", "accuracy") else types[0]
     if qtype.granularity is not Granularity.PER_TENSOR:
         raise reject("unsupported-type", f"`{name}`: activations have one scale per tensor", node=name)
@@ -115,7 +124,7 @@ def _activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettings) -
         low = lowest if is_symmetric(qtype) else min(s.mean_min for s in seen)
         if is_symmetric(qtype):
             low = max(low, -high)
-    scale, zero_point = range_params(np.float64(low), np.float64(high), qtype)
+    scale, zero_point = range_params(np.asarray(low), np.asarray(high), qtype)
     skipped = len(quantizer.types) - len(types)
     reason = f"{_which(qtype, types, settings.preset)}, for values in {low:.6g} to {high:.6g}"
     if skipped:
@@ -165,12 +174,16 @@ def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSe
     axis = constant.axis if qtype.granularity is Granularity.PER_CHANNEL else None
     low, high = _limits(values, axis)
     scale, zero_point = range_params(low, high, qtype)
-    solved = _Constant(constant, values, QuantParams(qtype, scale, zero_point, axis), _which(qtype, types, settings.preset))
+    solved = _Constant(
+        constant, values, QuantParams(qtype, scale, zero_point, axis), _which(qtype, types, settings.preset)
+    )
     return _narrowed(solved)
 
 
 def _limits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Extremes per channel in float64. A channel of zeros takes those of the whole tensor, so that its scale means something."""
+    """Extremes per channel in float64. A channel of zeros takes those of the whole tensor, so that its scale means
+    something.
+    """
     others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
     low = np.asarray(values.min(axis=others, initial=0.0), np.float64)
     high = np.asarray(values.max(axis=others, initial=0.0), np.float64)
@@ -184,6 +197,8 @@ def _narrowed(solved: _Constant) -> _Constant:
     if not constant.lanes:
         return solved
     narrowing = narrow(solved.values, params.scale, params.axis, constant.lanes, ACTIVATION_SPAN)
+    if narrowing.overflow:
+        solved = replace(solved, reason=f"{solved.reason}; {narrowing.overflow}")
     if not narrowing.at_risk:
         return replace(solved, narrowing=narrowing)
     if params.qtype.scale is not None:
@@ -217,7 +232,9 @@ def _derived(
     held = [found[i] for kind, i in constant.factors if kind == "constant"]
     product = np.float64(1.0)
     for kind, index in constant.factors:
-        product = product * (activations[index] if kind == "activation" else found[index].params).scale.astype(np.float64)
+        product = product * (activations[index] if kind == "activation" else found[index].params).scale.astype(
+            np.float64
+        )
     axis = None if product.ndim == 0 else _bias_axis(constant, values, product.size)
     others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
     largest = np.abs(values.astype(np.float64)).max(axis=others, initial=0.0)
@@ -226,13 +243,17 @@ def _derived(
     reason = f"{qtype.storage}: the product of {len(constant.factors)} scales"
     if raised:
         owner = next((c for c in reversed(held) if c.params.qtype.scale is None), None)
-        if owner is None:
-            message = f"the bias `{constant.tensor}` does not fit into {qtype.storage}, and no scale that it depends on may grow"
+        if owner is None or float((owner.params.scale * factor).max()) > LARGEST_SCALE:
+            message = (
+                f"the bias `{constant.tensor}` does not fit into {qtype.storage}, and no factor of its scale may grow"
+            )
             raise reject("bias-overflow", message, node=constant.node)
         grown = _raise_scale(owner, factor)
         product = product * grown
-        reason += f"; {raised} scale{'s' if raised > 1 else ''} of `{owner.constant.tensor}` raised so that the bias fits"
-    scale = np.asarray(product, np.float64).astype(np.float32)
+        reason += (
+            f"; {raised} scale{'s' if raised > 1 else ''} of `{owner.constant.tensor}` raised so that the bias fits"
+        )
+    scale = np.minimum(product, np.finfo(np.float32).max).astype(np.float32)
     zero_point = np.zeros(scale.shape, storage_dtype(qtype.storage))
     return _Constant(constant, values, QuantParams(qtype, scale, zero_point, axis), reason)
 
@@ -246,7 +267,9 @@ def _bias_axis(constant: ConstantQuantizer, values: np.ndarray, channels: int) -
 
 
 def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
-    """Multiplies the owner's scales by ``factor`` where that is above 1. Returns the float64 factors that came about."""
+    """Multiplies the owner's scales by ``factor`` where that is above 1. Returns the float64 factors that came
+    about.
+    """
     before = owner.params.scale.astype(np.float64)
     wanted = np.maximum(factor, 1.0)
     wanted = wanted if before.ndim else wanted.max()
@@ -269,7 +292,8 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
 
 def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:
     """Codes in the dtype of the storage: round half to even of values / scale (in float64) + zero point, clamped to the
-    type's limits, as ONNX QuantizeLinear defines it. Values must be finite."""
+    type's limits, as ONNX QuantizeLinear defines it. Values must be finite.
+    """
     scale, zero_point = _aligned(values, params)
     codes = np.rint(values.astype(np.float64) / scale) + zero_point
     return np.clip(codes, params.qtype.low, params.qtype.high).astype(storage_dtype(params.qtype.storage))

@@ -1,7 +1,7 @@
 """From a range of real numbers to a scale and a zero point.
 
-Sources: the asymmetric formula is that of the ONNX operator DynamicQuantizeLinear, generalised from u8; the symmetric one
-is that of the int8 scheme in "Integer quantization for deep learning inference" (Wu et al., 2020), section 3.1.
+Sources: the asymmetric formula is that of the ONNX operator DynamicQuantizeLinear, generalised from u8; the symmetric
+one is that of the int8 scheme in "Integer quantization for deep learning inference" (Wu et al., 2020), section 3.1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROUNDING = 2.0**-20  # a range that sticks out by no more than this (relative) d
 
 
 def storage_dtype(storage: str) -> np.dtype:
-    """numpy's type for "u8", "i16", ...; types below 8 bits are held in 8."""
+    """Numpy's type for "u8", "i16", ...; types below 8 bits are held in 8."""
     return np.dtype(f"{'int' if storage[0] == 'i' else 'uint'}{max(8, int(storage[1:]))}")
 
 
@@ -27,7 +27,9 @@ def is_symmetric(qtype: QType) -> bool:
     return qtype.zero_point is not None and abs((qtype.high - qtype.zero_point) - (qtype.zero_point - qtype.low)) <= 1
 
 
-def range_params(low: np.ndarray, high: np.ndarray, qtype: QType, scale: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def range_params(
+    low: np.ndarray, high: np.ndarray, qtype: QType, scale: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Scale (float32) and zero point (dtype of the storage) for values in [low, high], elementwise over float64 arrays.
 
     The range is widened to hold 0, which a code represents exactly. In float64:
@@ -39,8 +41,9 @@ def range_params(low: np.ndarray, high: np.ndarray, qtype: QType, scale: np.ndar
     - ``power_of_two``: the next 2**k above;
     - a scale fixed by the type, or given as ``scale``, is kept.
 
-    A range of nothing but 0 counts as [0, 1]. Scales are never below 2**-63, and finite. A scale that reaches past ``low`` or
-    ``high`` by rounding alone is lowered by an ulp or two: runtimes drop a Clip only if the quantizer's range is inside it.
+    A range of nothing but 0 counts as [0, 1]. Scales are never below 2**-63, and finite. A scale that reaches past
+    ``low`` or ``high`` by rounding alone is lowered by an ulp or two: runtimes drop a Clip only if the quantizer's
+    range is inside it.
     """
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     if qtype.symmetric and not qtype.signed and not qtype.zero_point:

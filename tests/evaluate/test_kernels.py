@@ -14,12 +14,17 @@ W8 = QType("i8", -127, 127, True)
 
 
 def model(nodes: list[tuple[str, str, list[str]]], **more: np.ndarray) -> bytes:
-    """``nodes``: (operator, output, inputs), named like their output; ``Q``/``DQ`` are short. x -> y, all [1, 8, 6, 6] or [4, 8]."""
+    """``nodes``: (operator, output, inputs), named like their output; ``Q``/``DQ`` are short. x -> y, all [1, 8, 6, 6]
+    or [4, 8].
+    """
     short = {"Q": "QuantizeLinear", "DQ": "DequantizeLinear"}
     stored = {"s": np.float32(0.02), "z0": np.uint8(0), "z128": np.uint8(128), "wz": np.int8(0), **more}
     made = [helper.make_node(short.get(op, op), inputs, [output], name=output) for op, output, inputs in nodes]
     shape = [1, 8, 6, 6] if "w4" in more else [4, 8]
-    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
+    ends = (
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
     initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()]
     graph = helper.make_graph(made, "g", *ends, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()

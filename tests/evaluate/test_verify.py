@@ -15,7 +15,9 @@ from potc.evaluate.verify import SAMPLES, verify
 from potc.graph.model import Model
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
-FLOAT = parser.parse_model(HEAD + "g (float[N, 4] x) => (float[N, 4] y, int64[N] i) { y = Relu(x) i = ArgMax<axis = 1, keepdims = 0>(y) }")
+FLOAT = parser.parse_model(
+    HEAD + "g (float[N, 4] x) => (float[N, 4] y, int64[N] i) { y = Relu(x) i = ArgMax<axis = 1, keepdims = 0>(y) }"
+)
 
 
 class Samples:
@@ -40,15 +42,19 @@ def run(model: bytes, samples: Samples | None = None):
     return verify(Model("m.onnx", FLOAT, ("m.onnx",)), model, cast(Dataset, samples or Samples(3)))
 
 
-QDQ = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {0}>() r = Relu(x) q = QuantizeLinear(r, s, z) y = DequantizeLinear(q, s, z)"
+CONSTANTS = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {0}>()"
+QDQ = f"{CONSTANTS} r = Relu(x) q = QuantizeLinear(r, s, z) y = DequantizeLinear(q, s, z)"
 NOISY = "t = Constant<value = float {0.6}>() a = Abs(x) b = Mul(a, t) y = Add(b, t)"
 
 
 def test_a_good_model_passes() -> None:
     found = run(compiled(QDQ))
-    assert found.ok and not found.failed
+    assert found.ok
+    assert not found.failed
     assert [c.name for c in found.checks] == ["valid", "interface", "loads", "runs", "results", "finite", "alive"]
-    assert found.sqnr["y"] > 30 and list(found.sqnr) == ["y"] and found.samples == 3
+    assert found.sqnr["y"] > 30
+    assert list(found.sqnr) == ["y"]
+    assert found.samples == 3
 
 
 def test_samples_are_spread_over_the_data_set() -> None:

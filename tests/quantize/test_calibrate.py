@@ -20,7 +20,8 @@ from potc.quantize.plan import Origin, Plan, Quantizer
 
 PROTO = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x, bool[1] c) => (float[N, 4] y) {
   a = Exp(x)
-  b = If(c) <then_branch = t () => (float[N, 4] p) { p = Neg(a) }, else_branch = e () => (float[N, 4] q) { q = Add(a, a) }>
+  b = If(c) <then_branch = t () => (float[N, 4] p) { p = Neg(a) },
+    else_branch = e () => (float[N, 4] q) { q = Add(a, a) }>
   y = Relu(b)
 }""")
 U8 = QType("u8", 0, 255, False)
@@ -65,7 +66,9 @@ def test_both_branches_and_batches_of_any_length() -> None:
 def test_progress_is_told_and_nothing_is_run_for_nothing() -> None:
     told: list[tuple[int, int]] = []
     model = Model("m.onnx", PROTO, ("m.onnx",))
-    calibrate(model, plan_of("x"), cast(Dataset, Listed([0] * 4, [0] * 4)), lambda done, total: told.append((done, total)))
+    calibrate(
+        model, plan_of("x"), cast(Dataset, Listed([0] * 4, [0] * 4)), lambda done, total: told.append((done, total))
+    )
     assert told == [(1, 2), (2, 2)]
     assert run(Listed([0] * 4)).by_tensor == {}
 
@@ -87,7 +90,7 @@ def test_a_sum_that_overflows_is_no_infinity() -> None:
 def test_a_sample_that_can_not_run_is_named() -> None:
     dataset = Listed([0] * 4)
     dataset.samples.append(np.zeros((1, 3), np.float32))
-    with pytest.raises(Rejected, match="sample-failed: .*sample 1"):
+    with pytest.raises(Rejected, match=r"sample-failed: .*sample 1"):
         run(dataset, "x")
 
 

@@ -21,7 +21,9 @@ def order_of(rank: int) -> tuple[int, ...]:
 
 
 def codes_at(weights: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.rint(weights.astype(np.float64) / scale.astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int64)
+    return np.rint(weights.astype(np.float64) / scale.astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))).astype(
+        np.int64
+    )
 
 
 def base_scale(weights: np.ndarray) -> np.ndarray:
@@ -46,7 +48,8 @@ def test_result_is_safe_and_minimal(data: st.DataObject, shape: tuple[int, ...],
     lanes = Lanes("i16", count, order_of(len(shape)))
     scale = base_scale(weights)
     result = narrow(weights, scale, 0, (lanes,), 255)
-    assert (result.scale >= scale).all() and result.scale.dtype == np.float32
+    assert (result.scale >= scale).all()
+    assert result.scale.dtype == np.float32
     after = codes_at(weights, result.scale)
     one_less = codes_at(weights, np.nextafter(result.scale, np.float32(0)))
     for channel in range(shape[0]):
@@ -60,20 +63,24 @@ def test_result_is_safe_and_minimal(data: st.DataObject, shape: tuple[int, ...],
 
 @given(hnp.arrays(np.int8, (3, 6), elements=st.integers(-127, 127)))
 def test_unsafe_groups_agrees_with_every_activation(codes: np.ndarray) -> None:
-    expected = sum(brute_force_unsafe(codes[c, k : k + 2].astype(np.int64), 2) for c in range(3) for k in range(0, 6, 2))
+    expected = sum(
+        brute_force_unsafe(codes[c, k : k + 2].astype(np.int64), 2) for c in range(3) for k in range(0, 6, 2)
+    )
     assert unsafe_groups(codes, 0, Lanes("i16", 2, (1,)), 255) == expected
 
 
 def test_pairs_that_just_fit_are_left_alone() -> None:
     weights = np.array([[127, 1, 0, 64, 64, -127], [-127, -1, 100, 28, 127, -128]]) / 127
     result = narrow(weights, np.full(2, 1 / 127, np.float32), 0, (Lanes("i16", 2, (1,)),), 255)
-    assert result.at_risk == 0 and (result.factor == 1).all()
+    assert result.at_risk == 0
+    assert (result.factor == 1).all()
 
 
 def test_one_scale_per_tensor_covers_the_worst_channel() -> None:
     weights = np.array([[1, 1], [0.1, 0.1]], np.float32)
     result = narrow(weights, np.array(1 / 127, np.float32), None, (Lanes("i16", 2, (1,)),), 255)
-    assert result.scale.shape == () and result.at_risk == 1
+    assert result.scale.shape == ()
+    assert result.at_risk == 1
     assert unsafe_groups(codes_at(weights, np.full(2, result.scale)), 0, Lanes("i16", 2, (1,)), 255) == 0
 
 
@@ -87,7 +94,8 @@ def test_weights_of_zero_and_without_elements() -> None:
 def test_the_widest_accumulator_is_only_checked(length: int, fits: bool) -> None:
     weights = np.ones((1, length), np.float32)
     result = narrow(weights, np.full(1, 1 / 127, np.float32), 0, (Lanes("i32", 1, (1,)),), 255)
-    assert result.at_risk == 0 and (result.overflow == "") is fits
+    assert result.at_risk == 0
+    assert (result.overflow == "") is fits
 
 
 def test_rows_follow_the_order_of_the_axes() -> None:

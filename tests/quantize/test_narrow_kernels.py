@@ -1,6 +1,7 @@
 """Narrowed weights on the kernels that onnxruntime really runs on this host.
 
-Where the processor adds in 32 bits (VNNI) nothing saturates and the tests hold trivially: none asserts that saturation happens.
+Where the processor adds in 32 bits (VNNI) nothing saturates and the tests hold trivially: none asserts that saturation
+happens.
 """
 
 from __future__ import annotations

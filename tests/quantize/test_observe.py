@@ -51,15 +51,18 @@ def test_json_is_exact(samples: list) -> None:
     assert Statistic.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
-@pytest.mark.parametrize("low, high", [(1.0, 0.0), (float("nan"), 0.0), (0.0, float("inf"))])
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (float("nan"), 0.0), (0.0, float("inf"))])
 def test_what_is_no_range_is_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="range"):
         Statistic.of_sample(low, high)
-    with pytest.raises(ValueError):
-        Statistic.from_json({"samples": 1, "min": low, "max": high, "sum_min": "0x0", "sum_max": "0x0", "sum_abs_max": "0x0"})
+    with pytest.raises(ValueError, match="statistic"):
+        Statistic.from_json(
+            {"samples": 1, "min": low, "max": high, "sum_min": "0x0", "sum_max": "0x0", "sum_abs_max": "0x0"}
+        )
 
 
-GRAPH = """g (float[N, 4] x, double[2] d, float16[2] h) => (float[N, 4] y, float[1, 4] z) <float[1, 4] w = {1, 2, 3, -4}> {
+GRAPH = """g (float[N, 4] x, double[2] d, float16[2] h) => (float[N, 4] y, float[1, 1] z)
+<float[1, 4] w = {1, 2, 3, -4}> {
   a = Add(x, w)
   y = Relu(a)
   z = ReduceMax<keepdims = 1>(y)
@@ -87,7 +90,8 @@ def test_inputs_initializers_and_every_float_type_are_observed(opset: int) -> No
     proto = model(opset)
     found = np.array(run(instrument(proto, tensors), list(reductions(proto, tensors)), feed(3))).reshape(-1, 3)
     assert found[:4, :2].tolist() == [[0.5, 0.5], [-4, 3], [-3.5, 3.5], [0, 3.5]]
-    assert found[4, 0] == -1 and np.isinf(found[4, 1])
+    assert found[4, 0] == -1
+    assert np.isinf(found[4, 1])
     assert found[5].tolist() == [-2, 2, 0]
 
 
@@ -110,12 +114,19 @@ def test_expose_returns_the_values() -> None:
 
 
 def test_names_of_the_model_are_not_taken_again() -> None:
-    proto = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] observed) { observed = Relu(x) }')
-    assert run(instrument(proto, ["observed"]), list(reductions(proto, ["observed"])), {"x": np.ones(2, np.float32)})[1] == 1
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] observed) { observed = Relu(x) }'
+    )
+    assert (
+        run(instrument(proto, ["observed"]), list(reductions(proto, ["observed"])), {"x": np.ones(2, np.float32)})[1]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("tensor", ["nothing", "i"])
 def test_only_float_tensors_of_the_main_graph(tensor: str) -> None:
-    proto = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (int64[2] i) => (int64[2] o) { o = Identity(i) }')
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (int64[2] i) => (int64[2] o) { o = Identity(i) }'
+    )
     with pytest.raises(ValueError, match=tensor):
         instrument(proto, [tensor])
