@@ -29,7 +29,10 @@ def through_graphsurgeon(proto: onnx.ModelProto, edit: Callable[[gs.Graph], None
 
 def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[str]) -> None:
     for name in MODEL_FIELDS:
-        setattr(after, name, getattr(before, name))
+        if before.HasField(name):
+            setattr(after, name, getattr(before, name))
+        else:
+            after.ClearField(name)
     after.ir_version = before.ir_version
     del after.opset_import[:]
     after.opset_import.extend(before.opset_import)

@@ -32,6 +32,7 @@ def read_model(path: str) -> Model:
     _check(path, proto)
     _refuse_non_finite(path, proto.graph)
     _name_nodes(proto.graph)
+    _open_negative_dimensions(proto.graph)
     return Model(path, proto, files)
 
 
@@ -58,8 +59,14 @@ def _parse(path: str, data: bytes) -> onnx.ModelProto:
 
 
 def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
-    """The checker calls a cycle "not topologically sorted"; here it is named."""
-    made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    """The checker calls a cycle "not topologically sorted"; here it is named, and so are two makers of one tensor."""
+    made: dict[str, int] = {}
+    for i, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in made:
+                makers = " and ".join(_shown(graph.node[k].name or graph.node[k].op_type) for k in (made[name], i))
+                raise reject("invalid-model", f"`{_shown(name)}` in {path} is made by two nodes: {makers}", node=node.name or None)
+            made[name] = i
     links: nx.DiGraph[int] = nx.DiGraph()
     sorted_already = True
     for i, node in enumerate(graph.node):
@@ -176,6 +183,14 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
             name = f"{base}_{count}"
         node.name = name
         taken.add(name)
+
+
+def _open_negative_dimensions(graph: onnx.GraphProto) -> None:
+    """Some exporters write -1 for "any size"; ONNX says it with a dimension that has no value."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_value") and dimension.dim_value < 0:
+                dimension.ClearField("dim_value")
 
 
 def _shown(text: str) -> str:
