@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from potc.diagnostics.diagnostic import Diagnostic
 from potc.diagnostics.source import Span
 from potc.language.syntax import Expr
 
@@ -323,3 +324,4 @@ class Program:
     doc: str
     sources: tuple[str, ...]
     digest: str
+    warnings: tuple[Diagnostic, ...] = ()  # what `check` says beside errors; never part of the digest

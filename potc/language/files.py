@@ -1,0 +1,149 @@
+"""Which files a rule file is made of: itself, and what it uses, each read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected, reject
+from potc.diagnostics.source import Source, Span
+from potc.language import syntax
+from potc.language.operators import suggest
+from potc.language.parse import MAX_CHARACTERS, parse
+from potc.shipped import shipped_rules
+
+MAX_FILES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """All files in import order (used files before their users, the main file last).
+
+    ``taken``: for each file's path the names that some ``use`` lists, None: everything.
+    """
+
+    main: syntax.File
+    files: tuple[syntax.File, ...]
+    taken: Mapping[str, frozenset[str] | None]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(f.source.path for f in self.files)
+
+
+def read_library(path_or_name: str) -> Library:
+    """Reads a rule file and all that it uses.
+
+    Raises Rejected: ``missing-file`` (exit code 2), ``import-cycle``, ``syntax-error``, ``unknown-name``.
+    """
+    shown, real = _find(path_or_name)
+    walk = _Walk()
+    main = walk.visit(shown, real, (), None)
+    walk.problems.stop()
+    assert main is not None
+    return Library(main, tuple(walk.files.values()), walk.taken)
+
+
+def _find(path_or_name: str) -> tuple[str, Path]:
+    """What a file is called, and where it is. A file on disk comes before a shipped one."""
+    path = Path(path_or_name)
+    try:
+        if path.is_file():
+            return path_or_name, path
+    except (OSError, ValueError):
+        pass
+    shipped = _shipped(path_or_name)
+    if shipped is not None:
+        return shipped.name, shipped
+    known = tuple(shipped_rules())
+    near = suggest(path_or_name.lower(), known)
+    help_ = f"did you mean `{near}`?" if near else f"give the path of a file, or one of: {', '.join(known)}"
+    raise reject("missing-file", f"there is no rule file `{path_or_name}`", help=help_, exit_code=2)
+
+
+def _shipped(name: str) -> Path | None:
+    if "/" in name or "\\" in name:
+        return None
+    return shipped_rules().get(name.lower().removesuffix(".rules"))
+
+
+def read_source(shown: str, real: Path, at: Span | None = None) -> Source:
+    """The text of a file. Raises Rejected(missing-file) for what can't be read, (syntax-error) for what is no text."""
+    try:
+        if real.stat().st_size > 4 * MAX_CHARACTERS:
+            raise reject("syntax-error", f"`{shown}` is too large for a rule file")
+        content = real.read_bytes()
+    except OSError as error:
+        raise reject("missing-file", f"`{shown}` can't be read: {error.strerror}", at=at, exit_code=2) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise reject("syntax-error", f"line {line} of `{shown}` is not UTF-8 text", at=at) from None
+    return Source(shown, text.replace("\r\n", "\n"))
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Depth first over ``use``; ``open`` are the files that are being read."""
+
+    files: dict[Path, syntax.File] = field(default_factory=dict)
+    taken: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    problems: Diagnostics = field(default_factory=Diagnostics)
+
+    def visit(self, shown: str, real: Path, users: tuple[Path, ...], use: syntax.Use | None) -> syntax.File | None:
+        key = real.resolve()
+        at = None if use is None else use.span
+        if key in users:
+            chain = " uses ".join(f"`{p.name}`" for p in (*users[users.index(key) :], key))
+            self.problems.add(Diagnostic("import-cycle", f"files use one another in a circle: {chain}", at=at, help="move what both need into a third file"))
+            return None
+        file = self.files.get(key)
+        if file is None:
+            if len(users) >= MAX_FILES:
+                raise reject("import-cycle", f"files use one another more than {MAX_FILES} deep", at=at)
+            try:
+                file = parse(read_source(shown, real, at))
+            except Rejected as rejected:
+                if rejected.exit_code != 1:
+                    raise
+                for diagnostic in rejected.diagnostics:
+                    self.problems.add(diagnostic)
+                return None
+            for other in (i for i in file.items if isinstance(i, syntax.Use)):
+                self._use(other, shown, real, (*users, key))
+            self.files[key] = file
+        self._take(file, use)
+        return file
+
+    def _use(self, use: syntax.Use, shown: str, real: Path, users: tuple[Path, ...]) -> None:
+        name = use.target if use.is_path else f"{use.target}.rules"
+        sibling = real.parent / name
+        if sibling.is_file():
+            self.visit(os.path.join(os.path.dirname(shown), name), sibling, users, use)
+            return
+        shipped = _shipped(use.target)
+        if shipped is None:
+            near = suggest(use.target, tuple(shipped_rules()))
+            raise reject(
+                "missing-file",
+                f"there is no rule file `{name}` beside `{shown}` or among the shipped ones",
+                at=use.span,
+                help=f"did you mean `use {near}`?" if near else "check the path; it is relative to the file that uses it",
+                exit_code=2,
+            )
+        self.visit(shipped.name, shipped, users, use)
+
+    def _take(self, file: syntax.File, use: syntax.Use | None) -> None:
+        path = file.source.path
+        wanted = frozenset(use.names) if use is not None and use.names else None
+        if wanted is not None:
+            known = tuple(n for n in (getattr(i, "name", None) for i in file.items) if isinstance(n, str))
+            for name in sorted(wanted - set(known)):
+                near = suggest(name, known)
+                help_ = f"did you mean `{near}`?" if near else f"`{path}` defines: {', '.join(known) or 'nothing'}"
+                self.problems.add(Diagnostic("unknown-name", f"`{path}` defines no `{name}`", at=None if use is None else use.span, help=help_))
+        before = self.taken.get(path, frozenset())
+        self.taken[path] = None if wanted is None or before is None else before | wanted

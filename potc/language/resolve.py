@@ -1,0 +1,231 @@
+"""From rule files to a ``Program``: the front door of this chapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Severity, reject
+from potc.diagnostics.source import Span
+from potc.language import operators, syntax
+from potc.language.conditions import Names
+from potc.language.devices import Inherited, feature_values, inherit, with_settings
+from potc.language.files import Library, read_library
+from potc.language.formats import Formats
+from potc.language.program import OpStatement, Prefer, Program, Rewrite, Rule
+from potc.language.rules import Setting, accumulator, first_ops, resolve_rewrite, resolve_rule
+from potc.language.scope import Scope, build_scope, members
+
+NOT_IN_DIGEST = frozenset({"span", "doc", "notes", "reason", "because", "sources", "digest", "warnings"})
+
+
+def load_rules(path_or_name: str, *, device: str | None = None, settings: Mapping[str, str] | None = None) -> Program:
+    """Reads, checks and resolves one device.
+
+    ``path_or_name``: a path, or a shipped file's name in any case (``cpu``). ``device``: one of the file or of the files
+    that it uses; the file's first by default. ``settings``: feature values as words. Raises Rejected.
+    """
+    library = read_library(path_or_name)
+    problems = Diagnostics()
+    scope = build_scope(library, problems)
+    found, changes = choose_device(library, scope, device)
+    inherited = with_settings(inherit(scope, found), changes, scope)
+    program = _program(library, scope, inherited, settings or {})
+    _tests(scope)
+    problems.stop()
+    return program
+
+
+def choose_device(library: Library, scope: Scope, name: str | None) -> tuple[syntax.Device, tuple[syntax.Setting, ...]]:
+    """The device to resolve, and feature values stated with it. Raises Rejected where there is none."""
+    own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
+    if name is None:
+        concrete = [d for d in own if not (isinstance(d, syntax.Device) and d.abstract)]
+        if not concrete:
+            scope.problems.stop()
+            raise reject("missing-device", f"`{library.main.source.path}` defines no device", help="add `device NAME { ... }`, or give a file that has one")
+        chosen: syntax.Device | syntax.DeviceAlgebra = concrete[0]
+    else:
+        known = {n.lower(): n for n in scope.devices}
+        if name.lower() not in known:
+            scope.problems.stop()
+            near = operators.suggest(name, tuple(scope.devices))
+            help_ = f"did you mean `{near}`?" if near else f"devices: {', '.join(sorted(scope.devices)) or 'none'}"
+            raise reject("unknown-name", f"there is no device `{name}`", help=help_)
+        chosen = scope.devices[known[name.lower()]]
+    if isinstance(chosen, syntax.Device):
+        return chosen, ()
+    if isinstance(chosen.value, syntax.DeviceReference):
+        target = scope.devices.get(chosen.value.name)
+        if isinstance(target, syntax.Device):
+            return target, chosen.value.settings
+        if target is None:
+            scope.unknown("device", chosen.value.name, chosen.span, scope.devices)
+    scope.not_supported("a device computed from others by `&` or `|`", chosen.span, "compile for each of the devices")
+    scope.problems.stop()
+    raise AssertionError
+
+
+# ---------------------------------------------------------------------------------------------- assembly
+
+
+def _program(library: Library, scope: Scope, inherited: Inherited, settings: Mapping[str, str]) -> Program:
+    opsets = _opsets(library, scope, inherited)
+    features = feature_values(scope, inherited, settings)
+    formats = Formats(scope, inherited.qtypes, features)
+    bare = Setting(scope, inherited.name, opsets, inherited.sets, features, formats, ())
+    accumulators = tuple(a for a in (accumulator(bare, item) for item in inherited.accums) if a is not None)
+    setting = Setting(scope, inherited.name, opsets, inherited.sets, features, formats, accumulators)
+    for definition in inherited.qtypes.values():
+        formats.alternatives(definition.types)  # also those that no rule uses
+    rules = _rules(setting, inherited)
+    passes = tuple(s for item in inherited.passes for s in _op_statements(setting, item.terms, item.where, item.span))
+    same_scale = tuple(s for item in inherited.same_scale for s in _op_statements(setting, item.terms, item.where, item.span))
+    _pass_and_quant(scope, rules, passes)
+    graph = {direction: formats.alternatives(port.types) for direction, port in inherited.graph.items()}
+    program = Program(
+        device=inherited.name,
+        opset=opsets,
+        features=features,
+        rules=rules,
+        passes=passes,
+        same_scale=same_scale,
+        prefers=_prefers(scope, inherited, rules),
+        rewrites=_rewrites(setting),
+        signatures=dict(sorted(scope.signatures.items())),
+        accumulators=accumulators,
+        graph_input=graph.get("input"),
+        graph_output=graph.get("output"),
+        interchange=frozenset(inherited.interchange),
+        requantize=inherited.requantize,
+        doc=inherited.doc,
+        sources=library.sources,
+        digest="",
+        warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
+    )
+    return _with_digest(program)
+
+
+def _with_digest(program: Program) -> Program:
+    values = {f.name: getattr(program, f.name) for f in fields(program)}
+    return Program(**{**values, "digest": digest(program)})
+
+
+def _opsets(library: Library, scope: Scope, inherited: Inherited) -> tuple[int, int]:
+    if inherited.opset is None:
+        at = scope.devices[inherited.name].span if inherited.name in scope.devices else Span(library.main.source, 0, 0)
+        scope.error("impossible-opset", f"device `{inherited.name}` states no opset", at, "add `opset ai.onnx 13 .. 25`")
+        return (13, operators.newest_opset())
+    return (inherited.opset.low, inherited.opset.high)
+
+
+def _rules(setting: Setting, inherited: Inherited) -> tuple[Rule, ...]:
+    found = (resolve_rule(setting, definition, device) for definition, device in inherited.rules.values())
+    return tuple(sorted((r for r in found if r is not None), key=lambda r: r.qualified))
+
+
+def _rewrites(setting: Setting) -> tuple[Rewrite, ...]:
+    found = (resolve_rewrite(setting, d) for _, d in sorted(setting.scope.rewrites.items()))
+    return tuple(r for r in found if r is not None)
+
+
+def _op_statements(setting: Setting, terms: tuple[syntax.OpTerm, ...], where: syntax.Expr | None, span: Span) -> tuple[OpStatement, ...]:
+    """Operators with the same conditions make one statement."""
+    scope = setting.scope
+    groups: dict[tuple[syntax.Expr, ...], set[str]] = {}
+    for term in terms:
+        for member in members(scope, term, setting.sets, setting.opsets):
+            conditions = (*member.conditions, *(() if where is None else (where,)))
+            groups.setdefault(conditions, set()).add(member.op)
+    statements: list[OpStatement] = []
+    for conditions, ops in groups.items():
+        names = Names(scope, setting.opsets, setting.features, attributes_of=frozenset(ops))
+        checked = tuple(names.checked(c) for c in conditions)
+        joined = None if not checked else checked[0] if len(checked) == 1 else syntax.Boolean("and", checked, span)
+        statements.append(OpStatement(frozenset(ops), joined, span))
+    return tuple(statements)
+
+
+def _pass_and_quant(scope: Scope, rules: tuple[Rule, ...], passes: tuple[OpStatement, ...]) -> None:
+    for statement in passes:
+        if statement.where is not None:
+            continue
+        for rule in rules:
+            both = sorted(first_ops(rule.pattern) & statement.ops)
+            if both and not rule.is_float:
+                scope.error("pass-and-quant", f"{', '.join(both)} passes quantizers through and is also the kernel `{rule.name}`", rule.span, "take it out of `pass`, or narrow `pass` by `where`", statement.span, "passes through here")
+
+
+def _prefers(scope: Scope, inherited: Inherited, rules: tuple[Rule, ...]) -> tuple[Prefer, ...]:
+    by_name = {r.name: r.qualified for r in rules} | {r.qualified: r.qualified for r in rules}
+    by_name |= {f"{inherited.name}.{r.name}": r.qualified for r in rules}
+    known = {n for n in by_name if "." not in n}
+    found: list[Prefer] = []
+    outer = [(p, None) for p in scope.prefers if all(n.split(".")[0] == inherited.name or "." not in n for n in (p.winner, p.loser))]
+    removed = {n for n in _all_rule_names(scope)} - known
+    for statement, device in (*inherited.prefers, *outer):
+        names = (statement.winner, statement.loser)
+        missing = [n for n in names if n not in by_name]
+        for name in missing:
+            if device in (inherited.name, None) or name.split(".")[-1] not in removed:
+                scope.unknown("rule", name, statement.span, known)
+        if not missing:
+            found.append(Prefer(by_name[statement.winner], by_name[statement.loser], statement.because, statement.span))
+    _circles(scope, found)
+    return tuple(sorted(set(found), key=lambda p: (p.winner, p.loser)))
+
+
+def _all_rule_names(scope: Scope) -> set[str]:
+    devices = (d for d in scope.devices.values() if isinstance(d, syntax.Device))
+    return {i.name for d in devices for i in d.items if isinstance(i, syntax.RuleDefinition)}
+
+
+def _circles(scope: Scope, prefers: list[Prefer]) -> None:
+    """``prefer`` is an order: nothing may win over itself."""
+    below: dict[str, set[str]] = {}
+    for prefer in prefers:
+        below.setdefault(prefer.winner, set()).add(prefer.loser)
+    for prefer in prefers:
+        seen, waiting = set[str](), [prefer.loser]
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting.extend(below.get(name, ()))
+        if prefer.winner in seen:
+            scope.error("circular-prefer", f"`{prefer.winner}` would be preferred over itself", prefer.span, "remove one `prefer` of the circle")
+            return
+
+
+def _tests(scope: Scope) -> None:
+    """Tests are only checked for the devices that they name; running them is another command's work."""
+    for test in scope.tests:
+        for name in test.devices:
+            if name not in scope.devices:
+                scope.unknown("device", name, test.span, scope.devices)
+
+
+# ---------------------------------------------------------------------------------------------- digest
+
+
+def digest(program: Program) -> str:
+    """sha256 over everything that can change a result: no comments, places, reasons or paths."""
+    return hashlib.sha256(_canonical(program).encode()).hexdigest()
+
+
+def _canonical(value: object) -> str:
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ",".join(f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value) if f.name not in NOT_IN_DIGEST)
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{_canonical(v)}" for k, v in sorted(value.items())) + "}"
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(_canonical(v) for v in value)) + "}"
+    if isinstance(value, tuple):
+        return "[" + ",".join(_canonical(v) for v in value) + "]"
+    return str(value) if isinstance(value, Enum) else repr(value)
+
+
+__all__ = ["Diagnostic", "choose_device", "digest", "load_rules"]
