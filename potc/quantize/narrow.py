@@ -11,6 +11,7 @@ one is found by bisection over float32.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,8 @@ def narrow(
     before = np.asarray(scale, np.float32)
     after, overflow = before, ""
     for accumulator in lanes:
+        if accumulator.lanes == 1 and _surely_fits(values, after, accumulator, activation_span):
+            continue
         rows = rows_of(values, axis, accumulator.order)
         if accumulator.lanes > 1:
             limits = _limits(accumulator, activation_span)
@@ -149,11 +152,15 @@ def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit:
     return np.where(start, scale, high.astype(np.uint32).view(np.float32))
 
 
+def _surely_fits(values: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> bool:
+    """A cheap bound: as many products as ``order`` has, each with the largest code of the whole tensor."""
+    low, high = _limits(lanes, activation_span)
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0))) / float(scale.min(initial=np.inf))
+    return math.prod(values.shape[a] for a in lanes.order) * (largest + 0.5) <= min(high, -low)
+
+
 def _overflow(rows: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> str:
     low, high = _limits(lanes, activation_span)
-    largest = np.abs(rows).max(axis=(1, 2), initial=0.0).astype(np.float64) / scale
-    if rows.shape[2] * float(np.rint(largest).max(initial=0.0)) <= min(high, -low):
-        return ""
     codes = np.rint(rows / scale.astype(np.float64)[:, None, None])
     positive = np.maximum(codes, 0).sum(-1).max(initial=0)
     negative = np.minimum(codes, 0).sum(-1).min(initial=0)

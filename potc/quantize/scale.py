@@ -41,7 +41,8 @@ def range_params(
     - ``power_of_two``: the next 2**k above;
     - a scale fixed by the type, or given as ``scale``, is kept.
 
-    A range of nothing but 0 counts as [0, 1]. Scales are never below 2**-63, and finite. A scale that reaches past
+    A range of nothing but 0 counts as [0, 1]. Scales are never below 2**-63, and every code stands for a
+    finite float32 (which costs a step only where a range reaches the end of float32). A scale that reaches past
     ``low`` or ``high`` by rounding alone is lowered by an ulp or two: runtimes drop a Clip only if the quantizer's
     range is inside it.
     """
@@ -58,7 +59,9 @@ def range_params(
         if qtype.power_of_two:
             exact = _power_of_two(exact)
     zero_point = _zero_point(low, exact, qtype)
-    rounded = np.minimum(exact, np.finfo(np.float32).max).astype(np.float32)
+    if qtype.scale is None and scale is None:
+        exact = _finite(exact, zero_point, qtype)
+    rounded = np.asarray(exact).astype(np.float32)
     if qtype.scale is None and scale is None and not qtype.power_of_two:
         rounded = _inside(rounded, zero_point, low, high, qtype)
     return np.asarray(rounded, np.float32), np.asarray(zero_point).astype(storage_dtype(qtype.storage))
@@ -83,9 +86,16 @@ def _exact_scale(low: np.ndarray, high: np.ndarray, qtype: QType) -> np.ndarray:
 
 
 def _power_of_two(scale: np.ndarray) -> np.ndarray:
-    """2**ceil(log2(scale)), exactly, and no more than float32 holds."""
+    """2**ceil(log2(scale)), exactly."""
     mantissa, exponent = np.frexp(scale)
-    return np.ldexp(1.0, np.minimum(np.where(mantissa == 0.5, exponent - 1, exponent), 127))
+    return np.ldexp(1.0, np.where(mantissa == 0.5, exponent - 1, exponent))
+
+
+def _finite(scale: np.ndarray, zero_point: np.ndarray, qtype: QType) -> np.ndarray:
+    """Caps scales so that the code farthest from the zero point still stands for a float32."""
+    reach = np.maximum(qtype.high - zero_point, zero_point - qtype.low)
+    cap = np.finfo(np.float32).max * (1 - 2.0**-22) / reach  # below by more than the rounding to float32
+    return np.minimum(scale, np.ldexp(1.0, np.frexp(cap)[1] - 1) if qtype.power_of_two else cap)
 
 
 def _zero_point(low: np.ndarray, scale: np.ndarray, qtype: QType) -> np.ndarray:
