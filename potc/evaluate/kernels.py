@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,23 +32,32 @@ class KernelShare:
 def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
     """Loads the model into onnxruntime with all optimizations and reads the graph that it would execute.
 
-    A node runs in float if the optimized graph still holds it, by its name or by one of its outputs, and what makes
-    that output reads no integer activations (weights alone do not count). A kernel is as integer as its first and last
-    node: if one of its nodes runs in float, all do.
+    What that graph still holds of a node, by its name or by one of its outputs, runs in float if it reads no integer
+    activations (weights alone do not count). A node that was fused away shares the fate of the next one of its kernel
+    that is left, else of the one before; a kernel of which nothing is left became part of an integer operator.
     """
     with tempfile.TemporaryDirectory(prefix="potc-") as folder:
         path = Path(folder) / "optimized.onnx"
         open_session(compiled, optimize=True, optimized_path=str(path))
         optimized = onnx.load(path)
-    floating_nodes = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, _codes(optimized))
-    covered = list(dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes))
-    kernels_in_float = {n for k in plan.kernels if floating_nodes.intersection(k.nodes) for n in k.nodes}
-    floating = tuple(name for name in covered if name in kernels_in_float)
-    held = set(covered)
-    weighted = {c.node for c in plan.constants if c.role == "weight" and c.node in held}
+    in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, _codes(optimized))
+    covered = dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes)
+    fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
+    floating = tuple(name for name in covered if name in fused)
+    weighted = {c.node for c in plan.constants if c.role == "weight" and c.node in covered}
     return KernelShare(
         len(covered), len(covered) - len(floating), len(weighted), len(weighted.difference(floating)), floating
     )
+
+
+def _float_nodes(nodes: Sequence[str], in_float: Mapping[str, bool]) -> list[str]:
+    """The nodes of one kernel that run in float. ``in_float``: of each node that is left, whether it does."""
+    found: list[str] = []
+    for index, name in enumerate(nodes):
+        left = (n for n in (*nodes[index:], *reversed(nodes[:index])) if n in in_float)
+        if in_float.get(next(left, ""), False):
+            found.append(name)
+    return found
 
 
 def _codes(optimized: onnx.ModelProto) -> set[str]:
@@ -63,18 +73,20 @@ def _codes(optimized: onnx.ModelProto) -> set[str]:
     return {value.name for value in (*session.get_inputs(), *session.get_outputs()) if value.type in CODES}
 
 
-def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> set[str]:
-    """Names of nodes of ``compiled`` that ``optimized`` computes from floats. ``codes``: its integer tensors, weights
-    left out.
-    """
-    made_in_float: set[str] = set()
-    names_in_float: set[str] = set()
+def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> dict[str, bool]:
+    """Of each node of ``compiled`` that ``optimized`` still holds: does it compute from floats? ``codes``: computed
+    integers."""
+    by_output: dict[str, bool] = {}
+    by_name: dict[str, bool] = {}
     for node in optimized.node:
-        if codes.isdisjoint(node.input):
-            made_in_float.update(node.output)
-            names_in_float.add(node.name)
-    return {
-        n.name
-        for n in compiled.node
-        if n.name in names_in_float or not made_in_float.isdisjoint(filter(None, n.output))
-    }
+        reads_floats = codes.isdisjoint(node.input)
+        by_name[node.name] = reads_floats
+        by_output.update((output, reads_floats) for output in node.output if output)
+    found: dict[str, bool] = {}
+    for node in compiled.node:
+        traces = [by_output[output] for output in node.output if output in by_output]
+        if node.name in by_name:
+            traces.append(by_name[node.name])
+        if traces:
+            found[node.name] = any(traces)
+    return found

@@ -54,6 +54,11 @@ CASES = {
     "a zero point that it does not fuse": (convolution("z128"), CONV, (2, 0, 1, 0)),
     "codes in, float out": (model([*X, *PRODUCT], w2=W2), MATMUL, (1, 1, 1, 1)),
     "integer weights alone": (model([PRODUCT[0], ("MatMul", "y", ["x", "wd"])], w2=W2), MATMUL, (1, 0, 1, 0)),
+    "an integer product with a float difference": (
+        model([*X, PRODUCT[0], ("MatMul", "m", ["xd", "wd"]), ("Sub", "y", ["m", "x"])], w2=W2),
+        plan_of(("m", "y"), weighted=("m",)),
+        (2, 1, 1, 1),
+    ),
     "nothing planned": (convolution("z0"), plan_of(weighted=()), (0, 0, 0, 0)),
 }
 
