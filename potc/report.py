@@ -124,6 +124,7 @@ class Report:
     activations: tuple[Format, ...]
     constants: tuple[Format, ...]
     stayed_float: tuple[FloatNode, ...]
+    warnings: tuple[str, ...]
     inputs: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -146,7 +147,7 @@ def report(compilation: Compilation) -> Report:
         preset=job.preset,
         estimator=job.estimator,
         samples=len(compilation.samples),
-        generated=job.data is None,
+        generated=compilation.samples.generated,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
         bytes_after=len(compilation.compiled),
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
@@ -158,8 +159,14 @@ def report(compilation: Compilation) -> Report:
         activations=tuple(_activations(compilation)),
         constants=tuple(_constants(compilation)),
         stayed_float=tuple(_float_node(left) for left in plan.left),
+        warnings=tuple(_warnings(compilation)),
         inputs=compilation.inputs,
     )
+
+
+def _warnings(compilation: Compilation) -> Iterator[str]:
+    yield from (d.message for d in compilation.program.warnings)
+    yield from (n.overflow for n in compilation.params.narrowing.values() if n.overflow)
 
 
 def _verified(found: Verification) -> Verified:
@@ -191,7 +198,7 @@ def _storages(compilation: Compilation) -> tuple[dict[str, str], dict[tuple[str,
 def _formats(
     kernel: Kernel, activations: dict[str, str], constants: dict[tuple[str, str], str]
 ) -> Iterator[tuple[str, str]]:
-    """Captured name and storage type (or ``float``), in the order of the pattern."""
+    """Captured name and storage type (or ``float``), in the order of the bindings."""
     for name, tensor in kernel.bindings:
         stored = [constants[node, tensor] for node in kernel.nodes if (node, tensor) in constants]
         yield name, stored[0] if stored else activations.get(tensor, "float")

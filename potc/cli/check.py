@@ -49,7 +49,7 @@ class _Findings:
 
     @staticmethod
     def of(files: tuple[str, ...]) -> _Findings:
-        from potc.language.resolve import check_file
+        from potc.language.check import check_file
 
         found: dict[Diagnostic, None] = {}
         exit_code = 0

@@ -131,7 +131,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
     from potc.cli.progress import watching
-    from potc.cli.summary import GENERATED, summary
+    from potc.cli.summary import summary
     from potc.compiler import Trace, compile_model
     from potc.report import report
 
@@ -146,8 +146,6 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
         terminal.answer(told.to_json().rstrip("\n"))
     else:
         terminal.say(summary(told, outputs.model, terminal.verbose))
-    if job.data is None:
-        terminal.say(f"warning: {GENERATED}")
     return 0
 
 

@@ -26,6 +26,9 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     lines += _table("stayed float", shown)
     if len(rows) > len(shown):
         lines.append(f"    and {len(rows) - len(shown)} more; -v lists all")
+    lines += [f"warning: {printable(text)}" for text in report.warnings]
+    if report.generated:
+        lines.append(f"warning: {GENERATED}")
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def explode(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def check_file(path: str) -> None:
         raise error
 
-    monkeypatch.setattr("potc.language.resolve.check_file", check_file)
+    monkeypatch.setattr("potc.language.check.check_file", check_file)
 
 
 def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
