@@ -13,7 +13,7 @@ from potc.cli.terminal import Session
 @click.argument("code")
 @click.pass_obj
 def command(session: Session, code: str) -> int:
-    """Print what a diagnostic means and what to do about it, like: potc explain unreachable-rule."""
+    """Print what a diagnostic means and what to do about it, like: potc explain overlapping-rules."""
     from potc.diagnostics.codes import CODES
 
     if code not in CODES:
@@ -22,5 +22,5 @@ def command(session: Session, code: str) -> int:
             f"no diagnostic is called `{code}`" + (f"; did you mean `{near[0]}`?" if near else "")
         )
         return 2
-    session.terminal.answer(f"{code}\n\n{CODES[code]}")
+    session.terminal.answer(f"{code}\n\n{CODES[code].meaning}\n{CODES[code].help}")
     return 0

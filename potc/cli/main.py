@@ -76,7 +76,7 @@ def potc() -> None:
     \b
     potc compile model.onnx --rules cpu --data calib.npz -o model.int8.onnx
     potc check rules/*.rules
-    potc explain unreachable-rule
+    potc explain overlapping-rules
     """
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from potc.cli.terminal import printable
-from potc.report import KernelUse, Report
+from potc.diagnostics.render_text import escaped
+from potc.report import KernelUse, Report, RuleUse
 
 GENERATED = (
     "no --data: calibrated on generated samples. Good for trying out, not for use: real inputs have other ranges.\n"
@@ -18,7 +18,8 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     """What came out, which rules made it, and what stayed in float and why."""
     lines = [f"{report.model} -> {output}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
     lines += _figures(report)
-    lines += _table("kernels", _rule_rows(report))
+    lines += _table("kernels", _use_rows(report.rule_uses))
+    lines += _table("rewrites before", _use_rows(report.rewrites))
     if verbose:
         lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
     rows = list(_float_rows(report))
@@ -26,7 +27,7 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     lines += _table("stayed float", shown)
     if len(rows) > len(shown):
         lines.append(f"    and {len(rows) - len(shown)} more; -v lists all")
-    lines += [f"warning: {printable(text)}" for text in report.warnings]
+    lines += [f"warning: {escaped(text)}" for text in report.warnings]
     if report.generated:
         lines.append(f"warning: {GENERATED}")
     return "\n".join(lines)
@@ -38,20 +39,19 @@ def _figures(report: Report) -> Iterator[str]:
     share, verified, narrowed = report.share, report.verification, report.narrowed
     weighted = f"{share.weighted_integer} of {share.weighted} nodes with weights"
     yield f"  integer    {weighted}, {share.integer} of {share.quantizable} nodes in kernels, as onnxruntime runs them"
-    told = ", ".join(f"{printable(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
+    told = ", ".join(f"{escaped(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
     yield f"  SQNR       {told} over {verified.samples} samples, against the float model"
     if narrowed.scales:
         yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
 
 
-def _rule_rows(report: Report) -> list[tuple[str, ...]]:
-    uses = [*report.rule_uses, *report.rewrites]
+def _use_rows(uses: Sequence[RuleUse]) -> list[tuple[str, ...]]:
     return [(f"{use.count} x", use.rule, use.place) for use in uses]
 
 
 def _kernel_row(kernel: KernelUse) -> tuple[str, ...]:
     formats = ", ".join(f"{name} {storage}" for name, storage in kernel.formats.items())
-    nodes = ", ".join(map(printable, kernel.nodes))
+    nodes = ", ".join(map(escaped, kernel.nodes))
     return nodes, kernel.rule, formats + ("" if kernel.integer else "; onnxruntime runs it in float")
 
 
@@ -60,7 +60,7 @@ def _float_rows(report: Report) -> Iterator[tuple[str, ...]]:
     for left in report.stayed_float:
         for index, reason in enumerate(left.reasons):
             where = f"{reason['rule']} {reason['place']}".strip()
-            named = (printable(left.node), left.operator) if index == 0 else ("", "")
+            named = (escaped(left.node), left.operator) if index == 0 else ("", "")
             yield (*named, reason["reason"], where)
 
 

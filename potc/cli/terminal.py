@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from potc.diagnostics.diagnostic import Diagnostic
+from potc.diagnostics.render_json import render_json
 from potc.diagnostics.render_text import render
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +51,9 @@ class Terminal:
         """Diagnostics in the chosen format: text for people, or one JSON object a line on standard output."""
         for diagnostic in diagnostics:
             if self.as_json:
-                self.answer(json.dumps(diagnostic_json(diagnostic), ensure_ascii=False))
+                self.answer(render_json(diagnostic))
             else:
-                self.complain(render(diagnostic, color=wants_color(self.color, sys.stderr)).rstrip("\n"))
+                self.complain(render(diagnostic, color=wants_color(self.color, sys.stderr)))
 
 
 @dataclass(slots=True)
@@ -74,30 +72,3 @@ def wants_color(choice: str, stream: TextIO, environment: Mapping[str, str] = os
     if environment.get("FORCE_COLOR"):
         return True
     return stream.isatty() and environment.get("TERM") != "dumb"
-
-
-def diagnostic_json(diagnostic: Diagnostic) -> dict[str, object]:
-    """One diagnostic as plain values: the machine-readable form, the same in every command."""
-    value: dict[str, object] = {
-        "schema": SCHEMA,
-        "severity": diagnostic.severity.value,
-        "code": diagnostic.code,
-        "message": diagnostic.message,
-    }
-    if diagnostic.at is not None:
-        line, column = diagnostic.at.source.position(diagnostic.at.start)
-        end_line, end_column = diagnostic.at.source.position(diagnostic.at.end)
-        value |= {"file": diagnostic.at.source.path, "line": line, "column": column}
-        value |= {"end_line": end_line, "end_column": end_column, "label": diagnostic.label}
-    if diagnostic.node is not None:
-        value["node"] = diagnostic.node
-    if diagnostic.related:
-        value["related"] = [{"at": str(r.at), "label": r.label} for r in diagnostic.related]
-    if diagnostic.help is not None:
-        value["help"] = diagnostic.help
-    return value
-
-
-def printable(name: str) -> str:
-    """A name from a model with everything that could drive a terminal escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)

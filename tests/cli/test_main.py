@@ -8,7 +8,7 @@ import pytest
 
 from potc.cli import main as entry
 from potc.cli.summary import size
-from potc.cli.terminal import printable, wants_color
+from potc.cli.terminal import wants_color
 
 
 class Screen(io.StringIO):
@@ -31,11 +31,6 @@ class Screen(io.StringIO):
 def test_color(choice: str, environment: dict[str, str], on_screen: bool, in_file: bool) -> None:
     assert wants_color(choice, Screen(), environment) is on_screen
     assert wants_color(choice, io.StringIO(), environment) is in_file
-
-
-def test_names_can_not_drive_the_terminal() -> None:
-    assert printable("conv\x1b[2J\n\u202e") == "conv\\x1b[2J\\n\\u202e"
-    assert printable("größe/1") == "größe/1"
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,17 @@ def test_transcript(
             run(step, capfd)
             found += 1
     assert found, f"{path.name} has no command"
+
+
+def test_readme_shows_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """But for figures, which may differ from one processor, runtime or rule file to the next."""
+    text = (ROOT / "README.md").read_text()
+    shown = next(b for b in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) if " -> digits.int8.onnx" in b)
+    command = re.findall(r"(?:^|&& )potc (compile samples.*)$", text, re.M)[0]
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)) == 0
+    figure = re.compile(r"\d+(\.\d+)?")
+    in_order([figure.sub("N", x) for x in shown.splitlines()], figure.sub("N", capfd.readouterr().err))
