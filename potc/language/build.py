@@ -86,11 +86,26 @@ def build(tree: Tree[Token], source: Source) -> tuple[s.File, Diagnostics]:
     builder = Builder(source)
     done: dict[int, Any] = {}
     for branch in tree.iter_subtrees():
-        meta = branch.meta
-        span = Span(source, 0, 0) if meta.empty else Span(source, meta.start_pos, meta.end_pos)
+        span = _span(branch, source)
         children = [done[id(c)] if isinstance(c, Tree) else c for c in branch.children]
         done[id(branch)] = RULES[branch.data](builder, span, _placed(builder, branch.data, children))
     return done[id(tree)], builder.problems
+
+
+_AFTER_DOC = re.compile(r"(?:\s|#[^\n]*)*")
+
+
+def _span(branch: Tree[Token], source: Source) -> Span:
+    """The text of a branch; its documentation stands before it, not in it."""
+    meta = branch.meta
+    if meta.empty:
+        return Span(source, 0, 0)
+    start = meta.start_pos
+    first = branch.children[0] if branch.children else None
+    if isinstance(first, Token) and first.type == "DOC":
+        blank = _AFTER_DOC.match(source.text, first.end_pos or start)
+        start = blank.end() if blank is not None else start
+    return Span(source, start, max(start, meta.end_pos))
 
 
 def _placed(builder: Builder, rule: str, children: list[Any]) -> list[Any]:

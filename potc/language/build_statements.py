@@ -225,8 +225,7 @@ def _rule(builder: Builder, span: Span, children: list[Any]) -> s.RuleDefinition
     override = marked(children)
     name, *items = children
     # The keyword itself is not among the children; it is what the text holds before the name.
-    start = span.source.text[span.start : name.start_pos]
-    word = re.sub(r"#[^\n]*", "", start).split()[-1]
+    word = re.sub(r"#[^\n]*", "", span.source.text[span.start : name.start_pos]).split()[-1]
     return s.RuleDefinition(str(name), word == "float", override, tuple(items), doc, span)
 
 

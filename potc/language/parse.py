@@ -112,7 +112,7 @@ def _report(error: UnexpectedInput, source: Source, problems: Diagnostics) -> in
     else:
         what = words.found(token, source.text, offset)
         wanted = words.expected(allowed, grammar().lark)
-        _tell(problems, f"found {what}, expected {wanted}", span, "see the language reference for the form of this statement", wanted)
+        _tell(problems, f"found {what}, expected {wanted}", span, None, f"expected {wanted}")
     return offset
 
 

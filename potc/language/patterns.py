@@ -48,6 +48,17 @@ class Lowering:
             self.scope.error("impossible-pattern", f"this pattern has more than {MAX_NODES} nodes", match.span, "match less")
         return Pattern(tuple(low.nodes), tuple(low.tail), low.result, match.span), low
 
+    def definition(self, pattern: syntax.PatternDefinition) -> None:
+        """Checks a pattern on its own, its parameters captured as they are."""
+        low = Lowered()
+        deeper = replace(self, trail=(*self.trail, pattern.name))
+        deeper.body(pattern.match.body, low)
+        for parameter in pattern.parameters:
+            if parameter.name not in low.captures and parameter.kind != "ops":
+                self.scope.error("unbound-name", f"pattern `{pattern.name}` does not use its parameter `{parameter.name}`", parameter.span, "use it, or remove it")
+        for require in pattern.requires:
+            deeper._names(low).checked(require.condition)
+
     def body(self, body: syntax.Chain | syntax.Block, low: Lowered) -> None:
         if isinstance(body, syntax.Block):
             self._block(body, low)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Severity, reject
@@ -14,10 +14,12 @@ from potc.language.conditions import Names
 from potc.language.devices import Inherited, feature_values, inherit, with_settings
 from potc.language.files import Library, read_library
 from potc.language.formats import Formats
+from potc.language.patterns import Lowering
 from potc.language.program import OpStatement, Prefer, Program, Rewrite, Rule
 from potc.language.rules import Setting, accumulator, first_ops, resolve_rewrite, resolve_rule
 from potc.language.scope import Scope, build_scope, members
 
+DEFAULT_OPSET = 13  # the first with per-channel DequantizeLinear, what compiled models need at least
 NOT_IN_DIGEST = frozenset({"span", "doc", "notes", "reason", "because", "sources", "digest", "warnings"})
 
 
@@ -36,6 +38,35 @@ def load_rules(path_or_name: str, *, device: str | None = None, settings: Mappin
     _tests(scope)
     problems.stop()
     return program
+
+
+def check_scope(library: Library, scope: Scope) -> tuple[Diagnostic, ...]:
+    """Everything that is wrong or doubtful in all devices of the main file, or in its definitions if it has none."""
+    own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
+    for device in own:
+        if isinstance(device, syntax.Device):
+            if not device.abstract:
+                _program(library, scope, inherit(scope, device), {})
+        else:
+            found, changes = choose_device(library, scope, device.name)
+            _program(library, scope, with_settings(inherit(scope, found), changes, scope), {})
+    if not own:
+        _loose(library, scope)
+    _tests(scope)
+    scope.problems.stop()
+    return tuple(scope.problems)
+
+
+def _loose(library: Library, scope: Scope) -> None:
+    """Sets, patterns and rewrites of a file without devices, against the opsets that most devices declare."""
+    opsets = (DEFAULT_OPSET, operators.newest_opset())
+    bare = Setting(scope, "", opsets, {}, {}, Formats(scope, {}, {}), ())
+    for op_set in scope.op_sets.values():
+        for term in (*op_set.include, *op_set.exclude):
+            members(scope, term, {}, opsets, (op_set.name,))
+    for pattern in scope.patterns.values():
+        Lowering(scope, opsets, {}, {}).definition(pattern)
+    _rewrites(bare)
 
 
 def choose_device(library: Library, scope: Scope, name: str | None) -> tuple[syntax.Device, tuple[syntax.Setting, ...]]:
@@ -105,19 +136,14 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
         digest="",
         warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
     )
-    return _with_digest(program)
-
-
-def _with_digest(program: Program) -> Program:
-    values = {f.name: getattr(program, f.name) for f in fields(program)}
-    return Program(**{**values, "digest": digest(program)})
+    return replace(program, digest=digest(program))
 
 
 def _opsets(library: Library, scope: Scope, inherited: Inherited) -> tuple[int, int]:
     if inherited.opset is None:
         at = scope.devices[inherited.name].span if inherited.name in scope.devices else Span(library.main.source, 0, 0)
         scope.error("impossible-opset", f"device `{inherited.name}` states no opset", at, "add `opset ai.onnx 13 .. 25`")
-        return (13, operators.newest_opset())
+        return (DEFAULT_OPSET, operators.newest_opset())
     return (inherited.opset.low, inherited.opset.high)
 
 
@@ -226,6 +252,3 @@ def _canonical(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ",".join(_canonical(v) for v in value) + "]"
     return str(value) if isinstance(value, Enum) else repr(value)
-
-
-__all__ = ["Diagnostic", "choose_device", "digest", "load_rules"]
