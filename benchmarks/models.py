@@ -56,7 +56,7 @@ def line(row: dict[str, object]) -> str:
     sqnr = " / ".join(f"{o['sqnr_db']:.1f}" for o in report["verification"]["outputs"])  # type: ignore[index]
     share = report["share"]  # type: ignore[index]
     values = f"{row['int8']['value']:.4f} | {row['simulated']['value']:.4f}"  # type: ignore[index]
-    return f"{head} {values} | {sqnr} | {share['integer']}/{share['quantizable']} |"
+    return f"{head} {values} | {sqnr} | {share['weighted_integer']}/{share['weighted']} |"
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     only = set(filter(None, options.only.split(",")))
     rows: list[dict[str, object]] = []
-    print("| model | metric | n | float | int8 kernels | simulated | SQNR dB | integer kernels |\n|---|---|---|---|---|---|---|---|")
+    print("| model | metric | n | float | int8 kernels | simulated | SQNR dB | weighted nodes on integer kernels |\n|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
