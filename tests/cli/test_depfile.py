@@ -11,6 +11,7 @@ import pytest
 
 from potc.cli.depfile import depfile, escape
 from potc.diagnostics.diagnostic import Rejected
+from potc.shipped import shipped_rules
 
 NAMES = [
     "plain.onnx",
@@ -57,3 +58,8 @@ def test_make_rebuilds_when_a_file_changes(tmp_path: Path, changed: str) -> None
     later = (tmp_path / "out").stat().st_mtime + 10
     os.utime(tmp_path / changed, (later, later))
     assert "building" in make()
+
+
+def test_shipped_rules_are_named_where_they_are() -> None:
+    line = depfile("out", ["std.rules"]).splitlines()[-1]
+    assert Path(line.strip().replace("\\ ", " ")).samefile(shipped_rules()["std"])
