@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bad_files import write_bad_files
 
 from potc.cli.main import main
-from tests.cli.bad_files import write_bad_files
 
 ROOT = Path(__file__).parents[2]
 CASES = sorted((ROOT / "tests" / "cases" / "cli").glob("*.md"))
