@@ -20,39 +20,105 @@ class Code:
 
 
 _LANGUAGE = {
-    "syntax-error": ("The text is not a rule file as the grammar has it.", "Look at the marked place and a little before it; a brace, comma or keyword is missing or too many."),
-    "missing-file": ("A file that was named does not exist or can't be read.", "Check the path. `use` looks beside the file that uses, then among the shipped files."),
+    "syntax-error": (
+        "The text is not a rule file as the grammar has it.",
+        "Look at the marked place and a little before it; a brace, comma or keyword is missing or too many.",
+    ),
+    "missing-file": (
+        "A file that was named does not exist or can't be read.",
+        "Check the path. `use` looks beside the file that uses, then among the shipped files.",
+    ),
     "import-cycle": ("Rule files use one another in a circle.", "Move what both need into a third file."),
-    "missing-device": ("The file defines no device that could be compiled for.", "Add `device NAME { ... }`; abstract devices don't count."),
-    "duplicate-name": ("One name is defined twice where it can mean one thing only.", "Rename one of them, or write `override rule` to replace an inherited rule."),
+    "missing-device": (
+        "The file defines no device that could be compiled for.",
+        "Add `device NAME { ... }`; abstract devices don't count.",
+    ),
+    "duplicate-name": (
+        "One name is defined twice where it can mean one thing only.",
+        "Rename one of them, or write `override rule` to replace an inherited rule.",
+    ),
     "unknown-name": ("A name is used that nothing defines.", "Check its spelling, or `use` the file that defines it."),
-    "unbound-name": ("A rule speaks of a tensor that its pattern does not capture.", "Capture it in `match`, or check its spelling."),
-    "unused-capture": ("A pattern captures a tensor of which the rule never speaks.", "Write `_` in its place, or begin the name with `_`."),
-    "unreached-line": ("A line of a pattern does not lead to its last line, where matching begins.", "Use the line's result, or remove the line."),
-    "recursive-definition": ("A definition contains itself, or is too long once written out.", "Patterns, predicates, sets, qtypes and devices have no recursion."),
-    "unknown-operator": ("ONNX has no such operator in some opset of the device.", "Check the name and the device's `opset`; operators of vendors are written `domain::Name`."),
+    "unbound-name": (
+        "A rule speaks of a tensor that its pattern does not capture.",
+        "Capture it in `match`, or check its spelling.",
+    ),
+    "unused-capture": (
+        "A pattern captures a tensor of which the rule never speaks.",
+        "Write `_` in its place, or begin the name with `_`.",
+    ),
+    "unreached-line": (
+        "A line of a pattern does not lead to its last line, where matching begins.",
+        "Use the line's result, or remove the line.",
+    ),
+    "recursive-definition": (
+        "A definition contains itself, or is too long once written out.",
+        "Patterns, predicates, sets, qtypes and devices have no recursion.",
+    ),
+    "unknown-operator": (
+        "ONNX has no such operator in some opset of the device.",
+        "Check the name and the device's `opset`; operators of vendors are written `domain::Name`.",
+    ),
     "unknown-attribute": ("The operator has no such attribute.", "Check the name against the ONNX operator's page."),
-    "unknown-port": ("An `op` statement names an input or output that the operator has not.", "Use the names of the ONNX schema, in its order."),
-    "wrong-arity": ("An operator, pattern or function is given too many or too few arguments.", "Give as many as it takes."),
-    "attribute-became-input": ("The operator takes this as an attribute in some opsets of the device and as an input in others.", "Capture it as an input, or narrow the device's `opset`."),
-    "impossible-type": ("A number format contradicts itself.", "Keep the range inside of the storage type, and one of `sym` and `asym`, of `per_tensor` and `per_channel`."),
+    "unknown-port": (
+        "An `op` statement names an input or output that the operator has not.",
+        "Use the names of the ONNX schema, in its order.",
+    ),
+    "wrong-arity": (
+        "An operator, pattern or function is given too many or too few arguments.",
+        "Give as many as it takes.",
+    ),
+    "attribute-became-input": (
+        "The operator takes this as an attribute in some opsets of the device and as an input in others.",
+        "Capture it as an input, or narrow the device's `opset`.",
+    ),
+    "impossible-type": (
+        "A number format contradicts itself.",
+        "Keep the range inside of the storage type, and one of `sym` and `asym`, of `per_tensor` and `per_channel`.",
+    ),
     "impossible-opset": ("The device states no opset range, or an empty one.", "State `opset ai.onnx 13 .. 25`."),
     "impossible-pattern": ("A pattern is larger than any kernel.", "Match fewer nodes."),
-    "impossible-speedup": ("`speedup` is not one factor above 0.", "Write how many times faster the kernel is than float."),
-    "zero-point-out-of-range": ("A fixed zero point is no code of its type.", "Give a whole number inside of the type's range; symmetric types have 0."),
+    "impossible-speedup": (
+        "`speedup` is not one factor above 0.",
+        "Write how many times faster the kernel is than float.",
+    ),
+    "zero-point-out-of-range": (
+        "A fixed zero point is no code of its type.",
+        "Give a whole number inside of the type's range; symmetric types have 0.",
+    ),
     "fixed-out-of-range": ("A fixed scale is not a positive number.", "Give a number above 0, such as `1/256`."),
-    "wrong-setting": ("A feature is given a value of another type than its own.", "Give `true` or `false`, or a number, as the feature's definition says."),
-    "pass-and-quant": ("An operator is declared twice with meanings that exclude each other: it passes quantizers through, stays float, or is a kernel.", "Take it out of one of the statements, or narrow one."),
+    "wrong-setting": (
+        "A feature is given a value of another type than its own.",
+        "Give `true` or `false`, or a number, as the feature's definition says.",
+    ),
+    "pass-and-quant": (
+        "An operator is declared twice with meanings that exclude each other: it passes quantizers through, stays float, or is a kernel.",
+        "Take it out of one of the statements, or narrow one.",
+    ),
     "circular-prefer": ("`prefer` statements put a rule above itself.", "Remove one of the circle."),
     "missing-match": ("A rule or rewrite has no pattern, or a statement that its kind can't have.", "Add `match`."),
-    "missing-result": ("A rewrite does not emit what its pattern calls the result.", "Emit the name after the last `as`, in the last line."),
-    "not-supported-yet": ("The file uses a part of the language that this version parses and does not carry out.", "Write it without that part for now."),
+    "missing-result": (
+        "A rewrite does not emit what its pattern calls the result.",
+        "Emit the name after the last `as`, in the last line.",
+    ),
+    "not-supported-yet": (
+        "The file uses a part of the language that this version parses and does not carry out.",
+        "Write it without that part for now.",
+    ),
 }
 
 _MATCH = {
-    "overlapping-rules": ("Two rules match the same nodes, and nothing says which one wins.", "Add `prefer A over B because \"...\"`, or narrow one of them."),
-    "endless-rewrite": ("A rewrite keeps matching what it has made.", "State `once`, or let each application leave fewer nodes that it matches."),
-    "failing-emit": ("A rewrite matched, and its right side could not be computed.", "Add a `require` that excludes this case."),
+    "overlapping-rules": (
+        "Two rules match the same nodes, and nothing says which one wins.",
+        'Add `prefer A over B because "..."`, or narrow one of them.',
+    ),
+    "endless-rewrite": (
+        "A rewrite keeps matching what it has made.",
+        "State `once`, or let each application leave fewer nodes that it matches.",
+    ),
+    "failing-emit": (
+        "A rewrite matched, and its right side could not be computed.",
+        "Add a `require` that excludes this case.",
+    ),
 }
 
 _GRAPH = {
@@ -60,9 +126,15 @@ _GRAPH = {
     "invalid-model": ("The model breaks a rule of ONNX.", "Export the model again, or report it to the exporter."),
     "truncated-model": ("The file is cut off, damaged, or no ONNX file.", "Copy or export it again."),
     "cyclic-graph": ("Nodes of the model feed themselves.", "A graph must run from inputs to outputs."),
-    "external-data-outside": ("The model names a weight file outside of its own folder.", "Put the data file beside the model."),
+    "external-data-outside": (
+        "The model names a weight file outside of its own folder.",
+        "Put the data file beside the model.",
+    ),
     "non-finite-weights": ("A weight is NaN or infinite.", "Train or export the model again."),
-    "opset-not-raised": ("The model could not be brought to the opset that the output needs.", "Export the model with a later opset."),
+    "opset-not-raised": (
+        "The model could not be brought to the opset that the output needs.",
+        "Export the model with a later opset.",
+    ),
     "dead-model": ("Nothing that the model computes depends on its inputs.", "Check the exported outputs."),
     "too-large": ("The model is larger than one ONNX file can be.", "Keep its weights in external data."),
     "unsupported-input": ("An input of the model is no tensor.", "Export the model with tensor inputs."),
@@ -71,9 +143,18 @@ _GRAPH = {
 
 _DATA = {
     "no-samples": ("There are no samples to calibrate with.", "Give samples by `--data`."),
-    "wrong-data-names": ("The arrays of the samples are not named like the model's inputs.", "Name each array like the input it feeds."),
-    "wrong-data-shape": ("Samples have another shape than the model takes.", "The first axis counts samples, the rest is what the model takes."),
-    "wrong-data-type": ("Samples have another element type than the model takes.", "Store the samples as the model takes them, after preprocessing."),
+    "wrong-data-names": (
+        "The arrays of the samples are not named like the model's inputs.",
+        "Name each array like the input it feeds.",
+    ),
+    "wrong-data-shape": (
+        "Samples have another shape than the model takes.",
+        "The first axis counts samples, the rest is what the model takes.",
+    ),
+    "wrong-data-type": (
+        "Samples have another element type than the model takes.",
+        "Store the samples as the model takes them, after preprocessing.",
+    ),
     "invalid-data": ("The sample file is damaged, or no file that potc reads.", "Write it again with `numpy.savez`."),
     "non-finite-data": ("A sample, a constant or a result is NaN or infinite.", "Repair or leave out that sample."),
     "unrunnable-model": ("onnxruntime can't load the float model.", "Try the model in onnxruntime alone first."),
@@ -81,9 +162,15 @@ _DATA = {
 }
 
 _QUANTIZE = {
-    "no-legal-type": ("None of the types that the rules allow can hold a tensor.", "Allow another type in `quant`, or keep the tensor in float."),
+    "no-legal-type": (
+        "None of the types that the rules allow can hold a tensor.",
+        "Allow another type in `quant`, or keep the tensor in float.",
+    ),
     "unsupported-type": ("A type that the rules allow can't be lowered yet.", "Allow another type."),
-    "saturating-accumulator": ("Sums of products don't fit into an accumulator of the device.", "Narrow the weights' range, or check the `accum` statements."),
+    "saturating-accumulator": (
+        "Sums of products don't fit into an accumulator of the device.",
+        "Narrow the weights' range, or check the `accum` statements.",
+    ),
     "bias-overflow": ("A bias does not fit into its derived scale.", "Let the bias stay float by `| none`."),
     "not-ranges": ("The file holds no ranges of a calibration.", "Calibrate again."),
     "unknown-version": ("The file was written by another version of potc.", "Make it again with this version."),

@@ -76,6 +76,14 @@ class Diagnostics:
             raise Rejected(self._all)
 
 
-def reject(code: str, message: str, *, at: Span | None = None, node: str | None = None, help: str | None = None, exit_code: int = 1) -> Rejected:
+def reject(
+    code: str,
+    message: str,
+    *,
+    at: Span | None = None,
+    node: str | None = None,
+    help: str | None = None,
+    exit_code: int = 1,
+) -> Rejected:
     """A ``Rejected`` with one error, to be raised: ``raise reject("empty-model", ...)``."""
     return Rejected([Diagnostic(code, message, at=at, node=node, help=help)], exit_code)

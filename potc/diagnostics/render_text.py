@@ -17,7 +17,9 @@ def render(diagnostic: Diagnostic, color: bool = False) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if color else text
 
     tone = _COLORS[diagnostic.severity]
-    head = paint(f"{diagnostic.severity.value}[{diagnostic.code}]", f"1;{tone}") + paint(f": {escaped(diagnostic.message)}", "1")
+    head = paint(f"{diagnostic.severity.value}[{diagnostic.code}]", f"1;{tone}") + paint(
+        f": {escaped(diagnostic.message)}", "1"
+    )
     lines = [head]
     places = [r.at for r in diagnostic.related] + ([diagnostic.at] if diagnostic.at is not None else [])
     margin = max((len(str(p.line)) for p in places), default=1)
@@ -47,7 +49,9 @@ def _place(at: Span, label: str, arrow: str, mark: str, margin: int, paint) -> l
     cut = max(0, start - _EXCERPT // 2)
     before, marked, after = line[cut:start], line[start : start + width], line[start + width : cut + _EXCERPT]
     shown = _shown(before) + _shown(marked)[:_EXCERPT] + _shown(after)
-    below = " " * len(_shown(before)) + paint(mark * max(1, min(len(_shown(marked)), _EXCERPT)) + (f" {escaped(label)}" if label else ""))
+    below = " " * len(_shown(before)) + paint(
+        mark * max(1, min(len(_shown(marked)), _EXCERPT)) + (f" {escaped(label)}" if label else "")
+    )
     blank = " " * margin
     return [
         f"{blank}{arrow} {escaped(str(at))}",

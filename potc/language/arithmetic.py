@@ -164,7 +164,7 @@ def _extreme(which: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def _len(value: Any) -> int:
-    if is_array(value) and value.ndim == 0 or not is_array(value) and not isinstance(value, tuple | str):
+    if (is_array(value) and value.ndim == 0) or (not is_array(value) and not isinstance(value, tuple | str)):
         raise Failed(f"{kind(value)} has no length")
     return len(value)
 
@@ -274,7 +274,9 @@ def call(name: str, args: tuple[Any, ...]) -> Any:
     """Applies a built-in function. Raises Failed, also for a wrong number of arguments."""
     function, fewest, most = FUNCTIONS[name]
     if len(args) < fewest or (most is not None and len(args) > most):
-        raise Failed(f"{name} takes {fewest if most == fewest else f'at least {fewest}'} argument(s), found {len(args)}")
+        raise Failed(
+            f"{name} takes {fewest if most == fewest else f'at least {fewest}'} argument(s), found {len(args)}"
+        )
     try:
         return function(*args)
     except (TypeError, ValueError, OverflowError, MemoryError) as error:

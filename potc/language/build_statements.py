@@ -9,7 +9,6 @@ from potc.diagnostics.source import Span
 from potc.language import syntax as s
 from potc.language.build import Builder, Mark, doc_of, marked, names_of, on, unquote
 
-
 # ---------------------------------------------------------------------------------------------- top level
 
 

@@ -71,9 +71,15 @@ class Names:
         if self.attributes_of:
             ops = " | ".join(sorted(self.attributes_of)[:4])
             known = {a for op in self.attributes_of for a in self._schema_attributes(op)} | self.tensors
-            self.scope.unknown(f"attribute of {ops}, or name,", name, expr.span, known, "unknown-attribute")
+            self.scope.unknown(f"attribute of {ops} or other name", name, expr.span, known, "unknown-attribute")
             return
-        self.scope.unknown("tensor, feature or axis", name, expr.span, {*self.tensors, *self.nodes, *self.features, *self.scope.axis_names}, "unbound-name")
+        self.scope.unknown(
+            "tensor, feature or axis",
+            name,
+            expr.span,
+            {*self.tensors, *self.nodes, *self.features, *self.scope.axis_names},
+            "unbound-name",
+        )
 
     def _schema_attributes(self, op: str) -> tuple[str, ...]:
         schema = operators.operator(op, self.opsets)
@@ -92,7 +98,12 @@ class Names:
                 found = True
                 low, high = self.opsets
                 became = "became an input" if schema.sometimes[name] else "is missing in some opset"
-                self.scope.error("attribute-became-input", f"`{name}` of {op} {became} between opset {low} and {high}", expr.span, "capture it as an input, or narrow the device's `opset`")
+                self.scope.error(
+                    "attribute-became-input",
+                    f"`{name}` of {op} {became} between opset {low} and {high}",
+                    expr.span,
+                    "capture it as an input, or narrow the device's `opset`",
+                )
         return found
 
     def _field(self, expr: syntax.Field) -> None:
@@ -102,10 +113,14 @@ class Names:
         if ops is None:
             known = operators.all_attributes()
             if expr.name not in known:
-                self.scope.unknown("property or attribute", expr.name, expr.span, {*TENSOR_FIELDS, *known}, "unknown-attribute")
+                self.scope.unknown(
+                    "property or attribute", expr.name, expr.span, {*TENSOR_FIELDS, *known}, "unknown-attribute"
+                )
         elif not self._attribute(expr.name, ops, expr):
             listed = {a for op in ops for a in self._schema_attributes(op)} | TENSOR_FIELDS
-            self.scope.unknown(f"attribute of {' | '.join(sorted(ops)[:4])}", expr.name, expr.span, listed, "unknown-attribute")
+            self.scope.unknown(
+                f"attribute of {' | '.join(sorted(ops)[:4])}", expr.name, expr.span, listed, "unknown-attribute"
+            )
 
     def _call(self, expr: syntax.Call) -> None:
         count = len(expr.args)
@@ -119,7 +134,12 @@ class Names:
             self.scope.unknown("function", expr.name, expr.span, {*FUNCTIONS, *QUESTIONS, *self.scope.predicates})
             return
         if not right:
-            self.scope.error("wrong-arity", f"`{expr.name}` takes {wanted} argument(s), found {count}", expr.span, "give as many arguments as it takes")
+            self.scope.error(
+                "wrong-arity",
+                f"`{expr.name}` takes {wanted} argument(s), found {count}",
+                expr.span,
+                "give as many arguments as it takes",
+            )
 
 
 # ---------------------------------------------------------------------------------------------- predicates
@@ -133,7 +153,10 @@ def expand(scope: Scope, expr: syntax.Expr) -> syntax.Expr:
     result = expansion.of(expr, {}, (), 0)
     if expansion.left < 0 or not _shallow(result):
         scope.error(
-            "recursive-definition", "this condition is too long once its predicates are written out", expr.span, "simplify the predicates"
+            "recursive-definition",
+            "this condition is too long once its predicates are written out",
+            expr.span,
+            "simplify the predicates",
         )
         return syntax.Truth(True, expr.span)
     return result
@@ -176,7 +199,9 @@ class _Expansion:
                 changes[f.name] = tuple(self.of(p, given, trail, depth + 1) for p in part)
         return replace(expr, **changes) if changes else expr
 
-    def _predicate(self, expr: syntax.Call, given: Mapping[str, tuple[Any, int]], trail: tuple[str, ...], depth: int) -> Any:
+    def _predicate(
+        self, expr: syntax.Call, given: Mapping[str, tuple[Any, int]], trail: tuple[str, ...], depth: int
+    ) -> Any:
         predicate = self.scope.predicates[expr.name]
         args: list[tuple[Any, int]] = []
         for arg in expr.args:
@@ -188,7 +213,9 @@ class _Expansion:
             return true
         if len(args) != len(predicate.parameters):
             message = f"`{expr.name}` takes {len(predicate.parameters)} argument(s), found {len(args)}"
-            self.scope.error("wrong-arity", message, expr.span, "give as many arguments as it takes", predicate.span, "defined here")
+            self.scope.error(
+                "wrong-arity", message, expr.span, "give as many arguments as it takes", predicate.span, "defined here"
+            )
             return true
         if expr.name in trail:
             message = f"predicate `{expr.name}` calls itself"

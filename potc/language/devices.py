@@ -45,7 +45,9 @@ def inherit(scope: Scope, device: syntax.Device, trail: tuple[str, ...] = ()) ->
         elif isinstance(parent, syntax.DeviceAlgebra):
             scope.not_supported("extending a device that is computed from others", device.span)
         elif parent_name in (*trail, device.name) or len(trail) > 32:
-            scope.error("recursive-definition", f"device `{device.name}` extends itself", device.span, "devices have no circles")
+            scope.error(
+                "recursive-definition", f"device `{device.name}` extends itself", device.span, "devices have no circles"
+            )
         else:
             _merge(scope, device, result, inherit(scope, parent, (*trail, device.name)))
     _own(scope, device, result)
@@ -57,7 +59,14 @@ def _merge(scope: Scope, device: syntax.Device, result: Inherited, parent: Inher
     for name, entry in parent.rules.items():
         before = result.rules.get(name)
         if before is not None and before[0] is not entry[0] and name not in own:
-            scope.error("duplicate-name", f"`{device.name}` inherits two rules `{name}`", entry[0].span, "override or remove it", before[0].span, "the other one")
+            scope.error(
+                "duplicate-name",
+                f"`{device.name}` inherits two rules `{name}`",
+                entry[0].span,
+                "override or remove it",
+                before[0].span,
+                "the other one",
+            )
         result.rules.setdefault(name, entry)
     result.sets |= parent.sets
     result.qtypes |= parent.qtypes
@@ -66,7 +75,12 @@ def _merge(scope: Scope, device: syntax.Device, result: Inherited, parent: Inher
     result.graph |= parent.graph
     result.interchange |= parent.interchange
     result.requantize |= parent.requantize
-    for mine, theirs in ((result.accums, parent.accums), (result.passes, parent.passes), (result.same_scale, parent.same_scale), (result.prefers, parent.prefers)):
+    for mine, theirs in (
+        (result.accums, parent.accums),
+        (result.passes, parent.passes),
+        (result.same_scale, parent.same_scale),
+        (result.prefers, parent.prefers),
+    ):
         mine.extend(t for t in theirs if t not in mine)  # pyright: ignore[reportArgumentType]
     result.opset = parent.opset or result.opset
 
@@ -103,7 +117,13 @@ def _own(scope: Scope, device: syntax.Device, result: Inherited) -> None:
                 result.prefers.append((item, device.name))
             case syntax.GraphPort(direction):
                 if direction in ports:
-                    scope.error("duplicate-name", f"`graph {direction}` is stated twice", item.span, "list all types in one place", ports[direction].span)
+                    scope.error(
+                        "duplicate-name",
+                        f"`graph {direction}` is stated twice",
+                        item.span,
+                        "list all types in one place",
+                        ports[direction].span,
+                    )
                 ports[direction] = result.graph[direction] = item
             case syntax.Interchange(types):
                 result.interchange |= set(types)
@@ -113,15 +133,34 @@ def _own(scope: Scope, device: syntax.Device, result: Inherited) -> None:
                 pass
 
 
-def _rule(scope: Scope, device: syntax.Device, result: Inherited, mine: dict[str, syntax.RuleDefinition], item: syntax.RuleDefinition) -> None:
+def _rule(
+    scope: Scope,
+    device: syntax.Device,
+    result: Inherited,
+    mine: dict[str, syntax.RuleDefinition],
+    item: syntax.RuleDefinition,
+) -> None:
     name = item.name
     if name in mine:
-        scope.error("duplicate-name", f"rule `{name}` is defined twice in `{device.name}`", item.span, "rename one of them", mine[name].span)
+        scope.error(
+            "duplicate-name",
+            f"rule `{name}` is defined twice in `{device.name}`",
+            item.span,
+            "rename one of them",
+            mine[name].span,
+        )
         return
     if item.override and name not in result.rules:
         scope.unknown("inherited rule", name, item.span, result.rules)
     if not item.override and name in result.rules:
-        scope.error("duplicate-name", f"`{device.name}` inherits a rule `{name}` already", item.span, "write `override rule`", result.rules[name][0].span, "inherited from here")
+        scope.error(
+            "duplicate-name",
+            f"`{device.name}` inherits a rule `{name}` already",
+            item.span,
+            "write `override rule`",
+            result.rules[name][0].span,
+            "inherited from here",
+        )
     mine[name] = item
     result.rules[name] = (item, device.name)
 
@@ -130,7 +169,13 @@ def _define(scope: Scope, device: syntax.Device, table: dict, name: str, item: s
     """A definition of this device replaces an inherited one, never another of its own."""
     before = table.get(name)
     if before is not None and any(i is before for i in device.items):
-        scope.error("duplicate-name", f"`{name}` is defined twice in `{device.name}`", item.span, "rename one of them", before.span)
+        scope.error(
+            "duplicate-name",
+            f"`{name}` is defined twice in `{device.name}`",
+            item.span,
+            "rename one of them",
+            before.span,
+        )
         return
     table[name] = item
 
@@ -146,10 +191,20 @@ def _opset(scope: Scope, result: Inherited, item: syntax.OpsetRange) -> None:
         scope.not_supported(f"an opset range of `{item.domain}`", item.span, "state the range of `ai.onnx`")
         return
     if not 1 <= item.low <= item.high:
-        scope.error("impossible-opset", f"`{item.low} .. {item.high}` holds no opset", item.span, "write the lower one first, from 1")
+        scope.error(
+            "impossible-opset",
+            f"`{item.low} .. {item.high}` holds no opset",
+            item.span,
+            "write the lower one first, from 1",
+        )
         return
     if item.low > operators.newest_opset():
-        scope.error("impossible-opset", f"opset {item.low} is newer than {operators.newest_opset()}, the newest that potc knows", item.span, "lower it, or update onnx")
+        scope.error(
+            "impossible-opset",
+            f"opset {item.low} is newer than {operators.newest_opset()}, the newest that potc knows",
+            item.span,
+            "lower it, or update onnx",
+        )
         return
     result.opset = item
 
@@ -176,7 +231,9 @@ def feature_values(scope: Scope, inherited: Inherited, settings: Mapping[str, st
             at = device.span if device is not None else None
             known = tuple(inherited.features)
             near = operators.suggest(name, known)
-            help_ = f"did you mean `{near}`?" if near else f"features of `{inherited.name}`: {', '.join(known) or 'none'}"
+            help_ = (
+                f"did you mean `{near}`?" if near else f"features of `{inherited.name}`: {', '.join(known) or 'none'}"
+            )
             scope.problems.add(_unknown_setting(name, inherited.name, help_))
             del at
         elif name in values:
@@ -190,28 +247,44 @@ def _unknown_setting(name: str, device: str, help_: str):  # type: ignore[no-unt
     return Diagnostic("unknown-name", f"device `{device}` has no feature `{name}`", help=help_)
 
 
-def _constant(scope: Scope, expr: syntax.Expr, type_: str, name: str, known: Mapping[str, FeatureValue]) -> FeatureValue:
+def _constant(
+    scope: Scope, expr: syntax.Expr, type_: str, name: str, known: Mapping[str, FeatureValue]
+) -> FeatureValue:
     default: FeatureValue = _TYPES[type_]()
     try:
         value = evaluate(expr, Constants(known))
     except ExpressionError as error:
-        scope.error("wrong-setting", f"feature `{name}` has no value: {error}", expr.span, f"give a value of type {type_}")
+        scope.error(
+            "wrong-setting", f"feature `{name}` has no value: {error}", expr.span, f"give a value of type {type_}"
+        )
         return default
     if type_ == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not _TYPES[type_]:
-        scope.error("wrong-setting", f"feature `{name}` is of type {type_}, found {kind(value)}", expr.span, f"give a value of type {type_}")
+        scope.error(
+            "wrong-setting",
+            f"feature `{name}` is of type {type_}, found {kind(value)}",
+            expr.span,
+            f"give a value of type {type_}",
+        )
         return default
     return value  # type: ignore[return-value]
 
 
-def _from_word(scope: Scope, name: str, word: str, feature: syntax.FeatureDefinition, default: FeatureValue) -> FeatureValue:
+def _from_word(
+    scope: Scope, name: str, word: str, feature: syntax.FeatureDefinition, default: FeatureValue
+) -> FeatureValue:
     try:
         if feature.type == "bool":
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[word.lower()]
         return int(word[:20]) if feature.type == "int" else float(word)
     except (KeyError, ValueError):
-        scope.error("wrong-setting", f"`{word}` is no {feature.type}, the type of feature `{name}`", feature.span, f"give a value of type {feature.type}")
+        scope.error(
+            "wrong-setting",
+            f"`{word}` is no {feature.type}, the type of feature `{name}`",
+            feature.span,
+            f"give a value of type {feature.type}",
+        )
         return default
 
 

@@ -32,7 +32,16 @@ from potc.language.syntax import (
 )
 from potc.language.text import text
 
-__all__ = ["Environment", "Evaluation", "ExpressionError", "UnknownValue", "compile_expression", "describe", "evaluate", "text"]
+__all__ = [
+    "Environment",
+    "Evaluation",
+    "ExpressionError",
+    "UnknownValue",
+    "compile_expression",
+    "describe",
+    "evaluate",
+    "text",
+]
 
 
 class ExpressionError(Exception):
@@ -234,7 +243,9 @@ def _contains(expr: In) -> Evaluation:
         found = [_plain(p(env), env) for p in parts]
         try:
             if isinstance(members, Range):
-                return arithmetic.truth(arithmetic.compare("<=", found[0], value)) and arithmetic.truth(arithmetic.compare("<=", value, found[1]))
+                return arithmetic.truth(arithmetic.compare("<=", found[0], value)) and arithmetic.truth(
+                    arithmetic.compare("<=", value, found[1])
+                )
             if not isinstance(members, SetOf):
                 found = list(found[0]) if isinstance(found[0], tuple) or arithmetic.is_array(found[0]) else found
             return any(arithmetic.truth(arithmetic.compare("==", value, f)) for f in found)

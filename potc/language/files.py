@@ -98,7 +98,14 @@ class _Walk:
         at = None if use is None else use.span
         if key in users:
             chain = " uses ".join(f"`{p.name}`" for p in (*users[users.index(key) :], key))
-            self.problems.add(Diagnostic("import-cycle", f"files use one another in a circle: {chain}", at=at, help="move what both need into a third file"))
+            self.problems.add(
+                Diagnostic(
+                    "import-cycle",
+                    f"files use one another in a circle: {chain}",
+                    at=at,
+                    help="move what both need into a third file",
+                )
+            )
             return None
         file = self.files.get(key)
         if file is None:
@@ -131,7 +138,9 @@ class _Walk:
                 "missing-file",
                 f"there is no rule file `{name}` beside `{shown}` or among the shipped ones",
                 at=use.span,
-                help=f"did you mean `use {near}`?" if near else "check the path; it is relative to the file that uses it",
+                help=f"did you mean `use {near}`?"
+                if near
+                else "check the path; it is relative to the file that uses it",
                 exit_code=2,
             )
         self.visit(shipped.name, shipped, users, use)
@@ -144,6 +153,13 @@ class _Walk:
             for name in sorted(wanted - set(known)):
                 near = suggest(name, known)
                 help_ = f"did you mean `{near}`?" if near else f"`{path}` defines: {', '.join(known) or 'nothing'}"
-                self.problems.add(Diagnostic("unknown-name", f"`{path}` defines no `{name}`", at=None if use is None else use.span, help=help_))
+                self.problems.add(
+                    Diagnostic(
+                        "unknown-name",
+                        f"`{path}` defines no `{name}`",
+                        at=None if use is None else use.span,
+                        help=help_,
+                    )
+                )
         before = self.taken.get(path, frozenset())
         self.taken[path] = None if wanted is None or before is None else before | wanted

@@ -45,37 +45,52 @@ class _Writer:
             self.lines.append(INDENT * depth + f"# {self._comments.pop(0).text}".rstrip())
 
     def statement(self, node: Any, depth: int) -> None:
-        start, end = node.span.start, node.span.end
-        self.remarks(start, depth)
+        """One statement below its remarks and documentation. Remarks from the middle of a line come above it."""
+        block = isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
+        self.remarks(node.span.start if block else node.span.end, depth)
         for line in getattr(node, "doc", "").splitlines():
             self.lines.append(INDENT * depth + f"## {line}".rstrip())
-        if isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition):
+        if isinstance(node, s.Test):
+            self._test(node, depth)
+        elif block:
             self._block(node, depth)
-            return
-        self.lines.extend((INDENT * depth + line).rstrip() if line else line for line in _statement(node))
-        self._behind(node, end, depth)
+        else:
+            self.lines.extend(INDENT * depth + line for line in _statement(node))
+        self._behind(node, node.span.end)
 
-    def _behind(self, node: Any, end: int, depth: int) -> None:
-        """A remark behind the statement stays there; those inside of it come right after."""
+    def _behind(self, node: Any, end: int) -> None:
+        """A remark behind the statement, on its last line, stays there."""
         source = node.span.source.text
-        while self._comments and self._comments[0].span.start < end:
-            self.lines.append(INDENT * depth + f"# {self._comments.pop(0).text}".rstrip())
         if self._comments and not self._comments[0].own_line and "\n" not in source[end : self._comments[0].span.start]:
             self.lines[-1] += f"  # {self._comments.pop(0).text}".rstrip()
 
+    def _test(self, node: s.Test, depth: int) -> None:
+        devices = f" for {', '.join(node.devices)}" if node.devices else ""
+        self.lines.append(f"test {quoted(node.title)}{devices} {{")
+        if node.expects:
+            self.remarks(node.span.source.text.rfind("{", node.span.start, node.expects[0].span.start), depth + 1)
+        self.lines.extend(f"  graph {{{node.graph}}}".split("\n"))
+        for expect in node.expects:
+            self.statement(expect, depth + 1)
+        self.remarks(node.span.end, depth + 1)
+        self.lines.append("}")
+
     def _block(self, node: s.Device | s.RuleDefinition | s.RewriteDefinition, depth: int) -> None:
         head = _head(node)
-        if not node.items:
+        if not node.items and not (self._comments and self._comments[0].span.start < node.span.end):
             self.lines.append(INDENT * depth + f"{head} {{}}")
-            self._behind(node, node.span.end, depth)
             return
         self.lines.append(INDENT * depth + f"{head} {{")
         source = node.span.source.text
         opening = source.find("{", node.span.start, node.span.end)
         first = self._comments[0] if self._comments else None
-        if first is not None and not first.own_line and opening < first.span.start < node.items[0].span.start:
-            if "\n" not in source[opening : first.span.start]:
-                self.lines[-1] += f"  # {self._comments.pop(0).text}".rstrip()
+        if (
+            first is not None
+            and not first.own_line
+            and first.span.start > opening
+            and not source[opening + 1 : first.span.start].strip(" \t")
+        ):
+            self.lines[-1] += f"  # {self._comments.pop(0).text}".rstrip()
         previous: Any = None
         for item in node.items:
             if previous is not None and isinstance(node, s.Device) and _own_paragraph(previous, item):
@@ -84,7 +99,6 @@ class _Writer:
             previous = item
         self.remarks(node.span.end, depth + 1)
         self.lines.append(INDENT * depth + "}")
-        self._behind(node, node.span.end, depth)
 
 
 def _own_paragraph(before: Any, item: Any) -> bool:
@@ -231,7 +245,11 @@ def _match(n: s.Match) -> list[str]:
 
 def _step(n: s.ChainStep) -> str:
     edge = f"{n.edge} " if n.edge else ""
-    body = _node(n.alternatives) if isinstance(n.alternatives, s.NodePattern) else f"({' | '.join(map(_chain, n.alternatives))})"
+    body = (
+        _node(n.alternatives)
+        if isinstance(n.alternatives, s.NodePattern)
+        else f"({' | '.join(map(_chain, n.alternatives))})"
+    )
     times = {(1, 1): "", (0, 1): "?"}.get((n.low, n.high), f" * {n.low} .. {n.high}")
     return f"{edge}{'not ' if n.negative else ''}{body}{times}{f' as {n.name}' if n.name is not None else ''}"
 
@@ -316,13 +334,11 @@ def _emit(n: s.Emit) -> list[str]:
 def _emitted(n: s.Expr | s.NodeCall) -> str:
     if not isinstance(n, s.NodeCall):
         return text(n)
-    inner = [*([f"attrs of {n.copy_from}"] if n.copy_from is not None else []), *([_settings(n.attributes)] if n.attributes else [])]
+    inner = [
+        *([f"attrs of {n.copy_from}"] if n.copy_from is not None else []),
+        *([_settings(n.attributes)] if n.attributes else []),
+    ]
     return f"{n.op}[{', '.join(inner)}]({', '.join(map(text, n.args))})"
-
-
-def _test(n: s.Test) -> list[str]:
-    devices = f" for {', '.join(n.devices)}" if n.devices else ""
-    return [f"test {quoted(n.title)}{devices} {{", *f"  graph {{{n.graph}}}".split("\n"), *(f"  {_expect(e)}" for e in n.expects), "}"]
 
 
 def _expect(n: s.Expect) -> str:
@@ -348,7 +364,7 @@ _STATEMENTS: dict[type, Callable[[Any], str | list[str]]] = {
     s.PatternDefinition: _pattern_definition,
     s.DeviceAlgebra: _device_algebra,
     s.PreferStatement: _prefer,
-    s.Test: _test,
+    s.Expect: _expect,
     s.OpsetRange: lambda n: f"opset {n.domain} {n.low} .. {n.high}",
     s.Interchange: lambda n: f"interchange {', '.join(n.types)}",
     s.Requantize: lambda n: "requantize",

@@ -51,7 +51,9 @@ class Formats:
             allow_float |= floating
             types.extend(t for t in found if t not in types)
         if len(types) > MAX_TYPES:
-            self.scope.error("impossible-type", f"{len(types)} types for one tensor", listed.span, f"list at most {MAX_TYPES}")
+            self.scope.error(
+                "impossible-type", f"{len(types)} types for one tensor", listed.span, f"list at most {MAX_TYPES}"
+            )
         return Alternatives(tuple(types[:MAX_TYPES]), allow_float, listed.span)
 
     def _entry(self, entry: syntax.TypeForm | syntax.TypeReference) -> tuple[tuple[QType, ...], bool]:
@@ -63,7 +65,9 @@ class Formats:
             self.scope.unknown("qtype", entry.name, entry.span, self.named)
             return (), False
         if entry.name in self.open:
-            self.scope.error("recursive-definition", f"qtype `{entry.name}` contains itself", definition.span, "write the types out")
+            self.scope.error(
+                "recursive-definition", f"qtype `{entry.name}` contains itself", definition.span, "write the types out"
+            )
             return (), False
         self.open.append(entry.name)
         inner = self.alternatives(definition.types)
@@ -80,7 +84,12 @@ class Formats:
         lowest, highest = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
         low, high = form.limits or (lowest, highest)
         if not lowest <= low < high <= highest:
-            self.scope.error("impossible-type", f"`{storage}` holds {lowest} .. {highest}, and the range says {low} .. {high}", form.span, "give a range inside, the lower end first")
+            self.scope.error(
+                "impossible-type",
+                f"`{storage}` holds {lowest} .. {highest}, and the range says {low} .. {high}",
+                form.span,
+                "give a range inside, the lower end first",
+            )
             return None
         return self._modified(QType(storage, low, high, symmetric=signed), form.modifiers, form.span)
 
@@ -88,9 +97,17 @@ class Formats:
         made: QType | None = base
         seen: dict[str, syntax.Modifier] = {}
         for modifier in modifiers:
-            kind = {"asym": "sym", "per_channel": "per_tensor", "per_block": "per_tensor"}.get(modifier.name, modifier.name)
+            kind = {"asym": "sym", "per_channel": "per_tensor", "per_block": "per_tensor"}.get(
+                modifier.name, modifier.name
+            )
             if kind in seen:
-                self.scope.error("impossible-type", f"`{seen[kind].name}` and `{modifier.name}` contradict each other", modifier.span, "keep one of them", seen[kind].span)
+                self.scope.error(
+                    "impossible-type",
+                    f"`{seen[kind].name}` and `{modifier.name}` contradict each other",
+                    modifier.span,
+                    "keep one of them",
+                    seen[kind].span,
+                )
                 return None
             seen[kind] = modifier
             made = None if made is None else self._modifier(made, modifier)
@@ -108,7 +125,9 @@ class Formats:
             return replace(base, granularity=Granularity.PER_CHANNEL, axis=axis, block=None)
         if modifier.name == "per_block":
             if not modifier.block:
-                self.scope.error("impossible-type", "a block has at least one element", modifier.span, "write `per_block(axis, 32)`")
+                self.scope.error(
+                    "impossible-type", "a block has at least one element", modifier.span, "write `per_block(axis, 32)`"
+                )
                 return None
             axis = self._axis("in" if modifier.axis is None else modifier.axis, modifier.span)
             return replace(base, granularity=Granularity.PER_BLOCK, axis=axis, block=modifier.block)
@@ -128,16 +147,32 @@ class Formats:
             try:
                 value = evaluate(setting.value, Constants(self.features))
             except ExpressionError as error:
-                self.scope.error("fixed-out-of-range", f"`{setting.name}` has no value: {error}", setting.span, "give a number")
+                self.scope.error(
+                    "fixed-out-of-range", f"`{setting.name}` has no value: {error}", setting.span, "give a number"
+                )
                 return None
             if setting.name == "scale":
-                if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value and math.isfinite(value)):
-                    self.scope.error("fixed-out-of-range", "a scale is a positive number", setting.span, "give a number above 0, such as `1/256`")
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, int | float)
+                    or not (value > 0 and math.isfinite(value))
+                ):
+                    self.scope.error(
+                        "fixed-out-of-range",
+                        "a scale is a positive number",
+                        setting.span,
+                        "give a number above 0, such as `1/256`",
+                    )
                     return None
                 base = replace(base, scale=float(value))
             elif setting.name == "zero_point":
                 if isinstance(value, bool) or not isinstance(value, int):
-                    self.scope.error("zero-point-out-of-range", "a zero point is a whole number", setting.span, "give a code of the type")
+                    self.scope.error(
+                        "zero-point-out-of-range",
+                        "a zero point is a whole number",
+                        setting.span,
+                        "give a code of the type",
+                    )
                     return None
                 base = replace(base, zero_point=value)
             else:
@@ -147,12 +182,24 @@ class Formats:
     def _checked(self, made: QType, at: Span) -> QType | None:
         zero = made.zero_point
         if zero is not None and not made.low <= zero <= made.high:
-            self.scope.error("zero-point-out-of-range", f"zero point {zero} is no code of {made.low} .. {made.high}", at, "give a code of the type")
+            self.scope.error(
+                "zero-point-out-of-range",
+                f"zero point {zero} is no code of {made.low} .. {made.high}",
+                at,
+                "give a code of the type",
+            )
             return None
         if made.symmetric and zero not in (None, 0):
-            self.scope.error("zero-point-out-of-range", f"the zero point of a symmetric type is 0, not {zero}", at, "write `asym`")
+            self.scope.error(
+                "zero-point-out-of-range", f"the zero point of a symmetric type is 0, not {zero}", at, "write `asym`"
+            )
             return None
         if made.symmetric and not made.low <= 0 <= made.high:
-            self.scope.error("impossible-type", f"a symmetric type needs the code 0, and {made.low} .. {made.high} has none", at, "write `asym`, or another range")
+            self.scope.error(
+                "impossible-type",
+                f"a symmetric type needs the code 0, and {made.low} .. {made.high} has none",
+                at,
+                "write `asym`, or another range",
+            )
             return None
         return made

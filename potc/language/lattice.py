@@ -68,7 +68,11 @@ def spell(qtype: QType) -> str:
         words.append(f"per_block({qtype.axis}, {qtype.block})")
     if qtype.power_of_two:
         words.append("pow2")
-    fixed = [f"{name} = {value:g}" for name, value in (("scale", qtype.scale), ("zero_point", qtype.zero_point)) if value is not None]
+    fixed = [
+        f"{name} = {value:g}"
+        for name, value in (("scale", qtype.scale), ("zero_point", qtype.zero_point))
+        if value is not None
+    ]
     if fixed:
         words.append(f"fixed({', '.join(fixed)})")
     return " ".join(words)

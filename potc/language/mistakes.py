@@ -47,7 +47,9 @@ def explain(source: Source, offset: int, allowed: set[str], keywords: Mapping[st
     return None
 
 
-_BLOCK = re.compile(r"(?:(?:abstract\s+)?device|rule|float|override|rewrite|pattern|test|feature|qtype|opset|accum|pass|prefer|remove|ops|use|op)\b")
+_BLOCK = re.compile(
+    r"(?:(?:abstract\s+)?device|rule|float|override|rewrite|pattern|test|feature|qtype|opset|accum|pass|prefer|remove|ops|use|op)\b"
+)
 
 
 def _unclosed(place: Place) -> Slip | None:
@@ -119,7 +121,11 @@ def _missing_comma(place: Place) -> Slip | None:
 
 
 def _missing_match(place: Place) -> Slip | None:
-    if not place.allows("match") or not place.allows("require") or not re.match(r"[A-Z][A-Za-z0-9_]*\s*[\[(]|any\s*\(", place.after):
+    if (
+        not place.allows("match")
+        or not place.allows("require")
+        or not re.match(r"[A-Z][A-Za-z0-9_]*\s*[\[(]|any\s*\(", place.after)
+    ):
         return None
     return Slip("a pattern must begin with `match`", "write `match` before it")
 
@@ -189,7 +195,9 @@ def _word_elsewhere(place: Place) -> Slip | None:
 
 
 def _int_type(place: Place) -> Slip | None:
-    word = re.match(r"(u?)int(\d+)\b|float(\d+)\b", place.after) or re.search(r"\b(?:(u?)int(\d+)|float(\d+))$", place.before)
+    word = re.match(r"(u?)int(\d+)\b|float(\d+)\b", place.after) or re.search(
+        r"\b(?:(u?)int(\d+)|float(\d+))$", place.before
+    )
     if word is None:
         return None
     right = f"f{word[3]}" if word[3] else f"{'u' if word[1] else 'i'}{word[2]}"

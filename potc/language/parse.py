@@ -11,7 +11,7 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
-from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected
+from potc.diagnostics.diagnostic import Diagnostic, Diagnostics
 from potc.diagnostics.source import Source, Span
 from potc.language import build_patterns, build_statements, mistakes, syntax, words
 from potc.language.build import build
@@ -48,7 +48,12 @@ def parse(source: Source) -> syntax.File:
     """Parses one file. Raises Rejected (``syntax-error``, up to 20 of them), and nothing else, whatever the text."""
     problems = Diagnostics()
     if len(source.text) > MAX_CHARACTERS:
-        _tell(problems, f"a rule file has at most {MAX_CHARACTERS:,} characters, this one has {len(source.text):,}", Span(source, 0, 0), None)
+        _tell(
+            problems,
+            f"a rule file has at most {MAX_CHARACTERS:,} characters, this one has {len(source.text):,}",
+            Span(source, 0, 0),
+            None,
+        )
         problems.stop()
     tree = _tree(source, problems)
     problems.stop()
@@ -57,7 +62,7 @@ def parse(source: Source) -> syntax.File:
     problems.stop()
     file, more = build(tree, source)
     more.stop()
-    return syntax.File(file.version, file.items, source, _comments(source))
+    return syntax.File(file.version, file.items, source, _comments(file))
 
 
 def _tell(problems: Diagnostics, message: str, at: Span, help: str | None, label: str = "") -> None:
@@ -162,13 +167,27 @@ def _bound(tree: Tree[Token], source: Source, problems: Diagnostics) -> None:
             return
     meta = level[0].meta
     span = Span(source, 0, 0) if meta.empty else Span(source, meta.start_pos, min(meta.end_pos, meta.start_pos + 1))
-    _tell(problems, f"this is nested more than {MAX_NESTING} deep", span, "give parts of it a name, as a `pred` or a `pattern`")
+    _tell(
+        problems,
+        f"this is nested more than {MAX_NESTING} deep",
+        span,
+        "give parts of it a name, as a `pred` or a `pattern`",
+    )
 
 
-def _comments(source: Source) -> tuple[syntax.Comment, ...]:
+def _comments(file: syntax.File) -> tuple[syntax.Comment, ...]:
+    """The remarks of a file; what looks like one inside a test's graph is none."""
+    source = file.source
+    graphs: list[tuple[int, int]] = []
+    for item in file.items:
+        if isinstance(item, syntax.Test):
+            start = source.text.index(item.graph, item.span.start)
+            graphs.append((start, start + len(item.graph)))
     found: list[syntax.Comment] = []
     for match in _SKIPPED.finditer(source.text):
         if match[0].startswith("#") and not match[0].startswith("##"):
+            if any(low <= match.start() < high for low, high in graphs):
+                continue
             line = source.text.rfind("\n", 0, match.start()) + 1
             own = not source.text[line : match.start()].strip()
             found.append(syntax.Comment(match[0][1:].strip(), own, Span(source, match.start(), match.end())))

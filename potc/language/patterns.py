@@ -38,14 +38,18 @@ class Lowering:
     features: Mapping[str, object]
     used: set[str] = field(default_factory=set)
     trail: tuple[str, ...] = ()
-    budget: list[int] = field(default_factory=lambda: [1000])  # patterns that may still be written out, shared by all levels
+    budget: list[int] = field(
+        default_factory=lambda: [1000]
+    )  # patterns that may still be written out, shared by all levels
 
     def pattern(self, match: syntax.Match) -> tuple[Pattern, Lowered]:
         """The whole pattern. Mistakes are told; the result is then only good for finding more of them."""
         low = Lowered()
         self.body(match.body, low)
         if len(low.nodes) + len(low.tail) > MAX_NODES:
-            self.scope.error("impossible-pattern", f"this pattern has more than {MAX_NODES} nodes", match.span, "match less")
+            self.scope.error(
+                "impossible-pattern", f"this pattern has more than {MAX_NODES} nodes", match.span, "match less"
+            )
         return Pattern(tuple(low.nodes), tuple(low.tail), low.result, match.span), low
 
     def definition(self, pattern: syntax.PatternDefinition) -> None:
@@ -55,7 +59,12 @@ class Lowering:
         deeper.body(pattern.match.body, low)
         for parameter in pattern.parameters:
             if parameter.name not in low.captures and parameter.kind != "ops":
-                self.scope.error("unbound-name", f"pattern `{pattern.name}` does not use its parameter `{parameter.name}`", parameter.span, "use it, or remove it")
+                self.scope.error(
+                    "unbound-name",
+                    f"pattern `{pattern.name}` does not use its parameter `{parameter.name}`",
+                    parameter.span,
+                    "use it, or remove it",
+                )
         for require in pattern.requires:
             deeper._names(low).checked(require.condition)
 
@@ -74,11 +83,25 @@ class Lowering:
                 later.pop(name, None)
             for arg in bind.node.args or ():
                 if isinstance(arg, syntax.ArgCapture) and arg.name in later:
-                    self.scope.error("unbound-name", f"`{arg.name}` is used before its line", arg.span, "move its line up", later[arg.name].span, "its line")
+                    self.scope.error(
+                        "unbound-name",
+                        f"`{arg.name}` is used before its line",
+                        arg.span,
+                        "move its line up",
+                        later[arg.name].span,
+                        "its line",
+                    )
                 if isinstance(arg, syntax.ArgPrevious):
-                    self.scope.error("unbound-name", "`prev` means something in a chain of `->` only", arg.span, "write the name of the line")
+                    self.scope.error(
+                        "unbound-name",
+                        "`prev` means something in a chain of `->` only",
+                        arg.span,
+                        "write the name of the line",
+                    )
             if len(bind.names) > 1:
-                self.scope.not_supported("naming more than the first output of a node", bind.span, "name the first output only")
+                self.scope.not_supported(
+                    "naming more than the first output of a node", bind.span, "name the first output only"
+                )
             name = bind.names[0]
             if name in low.results or name in low.captures:
                 self.scope.error("duplicate-name", f"`{name}` is bound twice", bind.span, "give each line its own name")
@@ -97,7 +120,12 @@ class Lowering:
                 waiting.extend(a.node for a in low.nodes[index].args if isinstance(a, Result))
         for bind in block.binds:
             if low.results.get(bind.names[0], -1) not in seen:
-                self.scope.error("unreached-line", f"`{bind.names[0]}` does not lead to the last line", bind.span, "use it, or remove the line")
+                self.scope.error(
+                    "unreached-line",
+                    f"`{bind.names[0]}` does not lead to the last line",
+                    bind.span,
+                    "use it, or remove the line",
+                )
 
     # ------------------------------------------------------------------------------------------ chains
 
@@ -105,7 +133,9 @@ class Lowering:
         first, rest = chain.steps[0], chain.steps[1:]
         head = _single(first)
         if head is None or first.negative or (first.low, first.high) != (1, 1):
-            self.scope.not_supported("a choice, repetition or `not` as the first step", first.span, "begin with one operator, or `any(A, B)`")
+            self.scope.not_supported(
+                "a choice, repetition or `not` as the first step", first.span, "begin with one operator, or `any(A, B)`"
+            )
             return
         last = not rest
         index = self._node(head, low, first.name)
@@ -145,7 +175,9 @@ class Lowering:
             if sequence:
                 alternatives.append(sequence)
         if step.negative and step.name is not None:
-            self.scope.error("unbound-name", f"`{step.name}` names a step that must not be there", step.span, "remove `as`")
+            self.scope.error(
+                "unbound-name", f"`{step.name}` names a step that must not be there", step.span, "remove `as`"
+            )
         if not alternatives:
             return None
         made = Step(tuple(alternatives), exclusive, step.low, step.high, step.negative, step.span)
@@ -155,7 +187,9 @@ class Lowering:
             low.makers[name] = frozenset(_last_ops(made))
         return made
 
-    def _sequence(self, body: syntax.Chain | syntax.NodePattern, low: Lowered, name: str | None) -> tuple[PatternNode | Step, ...]:
+    def _sequence(
+        self, body: syntax.Chain | syntax.NodePattern, low: Lowered, name: str | None
+    ) -> tuple[PatternNode | Step, ...]:
         if isinstance(body, syntax.NodePattern):
             return self._tail_node(body, low, name)
         found: list[PatternNode | Step] = []
@@ -179,7 +213,9 @@ class Lowering:
         if inner is None:
             return ()
         if len(inner.nodes) > 1:
-            self.scope.not_supported("a pattern of several lines as a later step of a chain", node.span, "write it first, or as lines")
+            self.scope.not_supported(
+                "a pattern of several lines as a later step of a chain", node.span, "write it first, or as lines"
+            )
             return ()
         head = replace(inner.nodes[0], name=name if not inner.tail else inner.nodes[0].name)
         return (head, *inner.tail)
@@ -214,7 +250,9 @@ class Lowering:
         return index
 
     def _plain(self, node: syntax.NodePattern, low: Lowered, name: str | None, in_chain: bool) -> PatternNode | None:
-        found = [m for op in node.ops for m in members(self.scope, syntax.OpTerm(op, (), node.span), self.sets, self.opsets)]
+        found = [
+            m for op in node.ops for m in members(self.scope, syntax.OpTerm(op, (), node.span), self.sets, self.opsets)
+        ]
         ops = frozenset(m.op for m in found)
         if not ops:
             for arg in node.args or ():  # what it would have captured is known to the rest of the rule
@@ -223,7 +261,9 @@ class Lowering:
             return None
         refined = {m.conditions for m in found}
         if len(refined) > 1:
-            self.scope.not_supported("a set whose operators have different conditions, in a pattern", node.span, "write the alternatives out")
+            self.scope.not_supported(
+                "a set whose operators have different conditions, in a pattern", node.span, "write the alternatives out"
+            )
         args = tuple(self._arg(arg, low, in_chain) for arg in node.args or ())
         self._arity(ops, node, args)
         names = self._names(low, ops)
@@ -237,19 +277,31 @@ class Lowering:
     def _arity(self, ops: frozenset[str], node: syntax.NodePattern, args: tuple[Arg, ...]) -> None:
         for op in sorted(ops):
             schema = operators.operator(op, self.opsets)
-            if schema is not None and schema.most is not None and len(args) > schema.most:
-                self.scope.error("wrong-arity", f"{op} has at most {schema.most} input(s), the pattern names {len(args)}", node.span, f"its inputs are {', '.join(schema.inputs)}")
+            # An optional input that one operator of a set does not have is absent there.
+            needed = max((k + 1 for k, a in enumerate(args) if not (isinstance(a, Capture) and a.optional)), default=0)
+            needed = max(needed, len(args)) if len(ops) == 1 else needed
+            if schema is not None and schema.most is not None and needed > schema.most:
+                self.scope.error(
+                    "wrong-arity",
+                    f"{op} has at most {schema.most} input(s), the pattern names {needed}",
+                    node.span,
+                    f"its inputs are {', '.join(schema.inputs)}",
+                )
 
     def _arg(self, arg: syntax.PatternArg, low: Lowered, in_chain: bool) -> Arg:
         if isinstance(arg, syntax.ArgLiteral):
             return Literal(float(arg.value), float(arg.tolerance), arg.span)
         if isinstance(arg, syntax.ArgPrevious):
             if not in_chain and not self.trail:
-                self.scope.error("unbound-name", "`prev` is the step before, and there is none", arg.span, "name the input")
+                self.scope.error(
+                    "unbound-name", "`prev` is the step before, and there is none", arg.span, "name the input"
+                )
             return Result(PREVIOUS, arg.span)
         if isinstance(arg, syntax.ArgNested):
             if in_chain:
-                self.scope.not_supported("an operator as an argument of a later step", arg.span, "write the pattern as lines")
+                self.scope.not_supported(
+                    "an operator as an argument of a later step", arg.span, "write the pattern as lines"
+                )
                 return Capture("_", Kind.ANY, False, False, arg.span)
             index = self._node(arg.node, low, None)
             return Result(index, arg.span) if index >= 0 else Capture("_", Kind.ANY, False, False, arg.span)
@@ -269,25 +321,41 @@ class Lowering:
         """A pattern written out with its parameters replaced; its other names become unreachable from outside."""
         name = definition.name
         if name in self.trail or len(self.trail) > 32:
-            self.scope.error("recursive-definition", f"pattern `{name}` contains itself", definition.span, "patterns have no recursion")
+            self.scope.error(
+                "recursive-definition",
+                f"pattern `{name}` contains itself",
+                definition.span,
+                "patterns have no recursion",
+            )
             return None
         self.budget[0] -= 1
         if self.budget[0] < 0:
-            self.scope.error("impossible-pattern", f"pattern `{name}` is written out too often", node.span, "match less")
+            self.scope.error(
+                "impossible-pattern", f"pattern `{name}` is written out too often", node.span, "match less"
+            )
             return None
         if any(p.kind == "ops" for p in definition.parameters):
             self.scope.not_supported("a parameter that is an operator set", definition.span)
             return None
         args = node.args or ()
         if len(args) != len(definition.parameters):
-            self.scope.error("wrong-arity", f"pattern `{name}` takes {len(definition.parameters)} argument(s), found {len(args)}", node.span, "give as many as it takes", definition.span, "defined here")
+            self.scope.error(
+                "wrong-arity",
+                f"pattern `{name}` takes {len(definition.parameters)} argument(s), found {len(args)}",
+                node.span,
+                "give as many as it takes",
+                definition.span,
+                "defined here",
+            )
             return None
         given = {p.name: self._argument(p.kind, a, low) for p, a in zip(definition.parameters, args, strict=True)}
         inner = Lowered()
         deeper = Lowering(self.scope, self.opsets, self.sets, self.features, set(), (*self.trail, name), self.budget)
         deeper.body(definition.match.body, inner)
         if len(inner.nodes) > MAX_NODES:
-            self.scope.error("impossible-pattern", f"pattern `{name}` has more than {MAX_NODES} nodes", definition.span, "match less")
+            self.scope.error(
+                "impossible-pattern", f"pattern `{name}` has more than {MAX_NODES} nodes", definition.span, "match less"
+            )
             return None
         for require in definition.requires:
             names = deeper._names(inner)
@@ -304,7 +372,9 @@ class Lowering:
 
     def _renamed(self, inner: Lowered, given: Mapping[str, Arg], at: Span, low: Lowered) -> Lowered:
         number = sum(1 for n in (*low.captures, *low.makers) if n.startswith("_")) + len(low.nodes) + len(low.tail)
-        private = {n: f"_{'_'.join(self.trail)}{number}_{n}" for n in (*inner.captures, *inner.makers) if n not in given}
+        private = {
+            n: f"_{'_'.join(self.trail)}{number}_{n}" for n in (*inner.captures, *inner.makers) if n not in given
+        }
         renaming = _Renaming(given, private)
         result = Lowered(
             nodes=[renaming.node(n) for n in inner.nodes],
@@ -337,7 +407,9 @@ def _last_ops(step: Step) -> set[str]:
 def _shifted(node: PatternNode, offset: int) -> PatternNode:
     """The node after ``offset`` others: references inside the inlined pattern move; marked outer ones are final."""
     args = tuple(
-        Result(a.node - _OUTER if a.node >= _OUTER else a.node + offset, a.span) if isinstance(a, Result) and a.node >= 0 else a
+        Result(a.node - _OUTER if a.node >= _OUTER else a.node + offset, a.span)
+        if isinstance(a, Result) and a.node >= 0
+        else a
         for a in node.args
     )
     return replace(node, args=args)
@@ -370,7 +442,9 @@ class _Renaming:
         return given if given is not None else replace(arg, name=self.private.get(arg.name, arg.name))
 
     def step(self, step: Step) -> Step:
-        sequences = tuple(tuple(self.node(n) if isinstance(n, PatternNode) else self.step(n) for n in s) for s in step.alternatives)
+        sequences = tuple(
+            tuple(self.node(n) if isinstance(n, PatternNode) else self.step(n) for n in s) for s in step.alternatives
+        )
         return replace(step, alternatives=sequences)
 
     def expr(self, expr: syntax.Expr) -> syntax.Expr:
@@ -381,7 +455,20 @@ def _rename(expr, names: Mapping[str, str]):  # type: ignore[no-untyped-def]
     if isinstance(expr, syntax.Name):
         return replace(expr, name=names.get(expr.name, expr.name))
     changes = {}
-    for key in ("target", "index", "operand", "left", "right", "low", "high", "item", "members", "args", "items", "operands"):
+    for key in (
+        "target",
+        "index",
+        "operand",
+        "left",
+        "right",
+        "low",
+        "high",
+        "item",
+        "members",
+        "args",
+        "items",
+        "operands",
+    ):
         part = getattr(expr, key, None)
         if isinstance(part, tuple):
             changes[key] = tuple(_rename(p, names) for p in part)

@@ -76,7 +76,11 @@ def choose_device(library: Library, scope: Scope, name: str | None) -> tuple[syn
         concrete = [d for d in own if not (isinstance(d, syntax.Device) and d.abstract)]
         if not concrete:
             scope.problems.stop()
-            raise reject("missing-device", f"`{library.main.source.path}` defines no device", help="add `device NAME { ... }`, or give a file that has one")
+            raise reject(
+                "missing-device",
+                f"`{library.main.source.path}` defines no device",
+                help="add `device NAME { ... }`, or give a file that has one",
+            )
         chosen: syntax.Device | syntax.DeviceAlgebra = concrete[0]
     else:
         known = {n.lower(): n for n in scope.devices}
@@ -113,7 +117,9 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
         formats.alternatives(definition.types)  # also those that no rule uses
     rules = _rules(setting, inherited)
     passes = tuple(s for item in inherited.passes for s in _op_statements(setting, item.terms, item.where, item.span))
-    same_scale = tuple(s for item in inherited.same_scale for s in _op_statements(setting, item.terms, item.where, item.span))
+    same_scale = tuple(
+        s for item in inherited.same_scale for s in _op_statements(setting, item.terms, item.where, item.span)
+    )
     _pass_and_quant(scope, rules, passes)
     graph = {direction: formats.alternatives(port.types) for direction, port in inherited.graph.items()}
     program = Program(
@@ -142,7 +148,9 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
 def _opsets(library: Library, scope: Scope, inherited: Inherited) -> tuple[int, int]:
     if inherited.opset is None:
         at = scope.devices[inherited.name].span if inherited.name in scope.devices else Span(library.main.source, 0, 0)
-        scope.error("impossible-opset", f"device `{inherited.name}` states no opset", at, "add `opset ai.onnx 13 .. 25`")
+        scope.error(
+            "impossible-opset", f"device `{inherited.name}` states no opset", at, "add `opset ai.onnx 13 .. 25`"
+        )
         return (DEFAULT_OPSET, operators.newest_opset())
     return (inherited.opset.low, inherited.opset.high)
 
@@ -157,7 +165,9 @@ def _rewrites(setting: Setting) -> tuple[Rewrite, ...]:
     return tuple(r for r in found if r is not None)
 
 
-def _op_statements(setting: Setting, terms: tuple[syntax.OpTerm, ...], where: syntax.Expr | None, span: Span) -> tuple[OpStatement, ...]:
+def _op_statements(
+    setting: Setting, terms: tuple[syntax.OpTerm, ...], where: syntax.Expr | None, span: Span
+) -> tuple[OpStatement, ...]:
     """Operators with the same conditions make one statement."""
     scope = setting.scope
     groups: dict[tuple[syntax.Expr, ...], set[str]] = {}
@@ -181,7 +191,14 @@ def _pass_and_quant(scope: Scope, rules: tuple[Rule, ...], passes: tuple[OpState
         for rule in rules:
             both = sorted(first_ops(rule.pattern) & statement.ops)
             if both and not rule.is_float:
-                scope.error("pass-and-quant", f"{', '.join(both)} passes quantizers through and is also the kernel `{rule.name}`", rule.span, "take it out of `pass`, or narrow `pass` by `where`", statement.span, "passes through here")
+                scope.error(
+                    "pass-and-quant",
+                    f"{', '.join(both)} passes quantizers through and is also the kernel `{rule.name}`",
+                    rule.span,
+                    "take it out of `pass`, or narrow `pass` by `where`",
+                    statement.span,
+                    "passes through here",
+                )
 
 
 def _prefers(scope: Scope, inherited: Inherited, rules: tuple[Rule, ...]) -> tuple[Prefer, ...]:
@@ -189,7 +206,11 @@ def _prefers(scope: Scope, inherited: Inherited, rules: tuple[Rule, ...]) -> tup
     by_name |= {f"{inherited.name}.{r.name}": r.qualified for r in rules}
     known = {n for n in by_name if "." not in n}
     found: list[Prefer] = []
-    outer = [(p, None) for p in scope.prefers if all(n.split(".")[0] == inherited.name or "." not in n for n in (p.winner, p.loser))]
+    outer = [
+        (p, None)
+        for p in scope.prefers
+        if all(n.split(".")[0] == inherited.name or "." not in n for n in (p.winner, p.loser))
+    ]
     removed = {n for n in _all_rule_names(scope)} - known
     for statement, device in (*inherited.prefers, *outer):
         names = (statement.winner, statement.loser)
@@ -221,7 +242,12 @@ def _circles(scope: Scope, prefers: list[Prefer]) -> None:
                 seen.add(name)
                 waiting.extend(below.get(name, ()))
         if prefer.winner in seen:
-            scope.error("circular-prefer", f"`{prefer.winner}` would be preferred over itself", prefer.span, "remove one `prefer` of the circle")
+            scope.error(
+                "circular-prefer",
+                f"`{prefer.winner}` would be preferred over itself",
+                prefer.span,
+                "remove one `prefer` of the circle",
+            )
             return
 
 
@@ -243,7 +269,9 @@ def digest(program: Program) -> str:
 
 def _canonical(value: object) -> str:
     if is_dataclass(value) and not isinstance(value, type):
-        inner = ",".join(f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value) if f.name not in NOT_IN_DIGEST)
+        inner = ",".join(
+            f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value) if f.name not in NOT_IN_DIGEST
+        )
         return f"{type(value).__name__}({inner})"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{_canonical(v)}" for k, v in sorted(value.items())) + "}"

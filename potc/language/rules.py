@@ -15,7 +15,6 @@ from potc.language.program import (
     Choice,
     EmitNode,
     EmitValue,
-    Kind,
     Pattern,
     QuantStatement,
     Require,
@@ -57,12 +56,24 @@ def resolve_rule(setting: Setting, definition: syntax.RuleDefinition, device: st
     quants = _quants(setting, names, low, definition)
     unify = _unify(scope, names, low, definition)
     keep = _keep(scope, names, low, definition)
-    own = tuple(a for a in (accumulator(setting, i) for i in definition.items if isinstance(i, syntax.Accum)) if a is not None)
+    own = tuple(
+        a for a in (accumulator(setting, i) for i in definition.items if isinstance(i, syntax.Accum)) if a is not None
+    )
     speedups = [i for i in definition.items if isinstance(i, syntax.Speedup)]
     if any(s.value <= 0 for s in speedups) or len(speedups) > 1:
-        scope.error("impossible-speedup", "`speedup` is one factor above 0", speedups[-1].span, "write how many times faster the kernel is than float")
+        scope.error(
+            "impossible-speedup",
+            "`speedup` is one factor above 0",
+            speedups[-1].span,
+            "write how many times faster the kernel is than float",
+        )
     if definition.is_float and quants:
-        scope.error("pass-and-quant", f"`float {definition.name}` keeps its operators in float and quantizes `{quants[0].target}`", quants[0].span, "remove `quant`, or write `rule`")
+        scope.error(
+            "pass-and-quant",
+            f"`float {definition.name}` keeps its operators in float and quantizes `{quants[0].target}`",
+            quants[0].span,
+            "remove `quant`, or write `rule`",
+        )
     _unused(scope, low, lowering.used | names.used | {q.target for q in quants}, definition.is_float)
     return Rule(
         name=definition.name,
@@ -87,7 +98,13 @@ def _only_match(scope: Scope, items: Iterable[object], at: Span, name: str) -> s
         scope.error("missing-match", f"`{name}` matches nothing", at, "add `match`")
         return None
     if len(found) > 1:
-        scope.error("duplicate-name", f"`{name}` has two `match` statements", found[1].span, "make two rules, or one pattern with alternatives", found[0].span)
+        scope.error(
+            "duplicate-name",
+            f"`{name}` has two `match` statements",
+            found[1].span,
+            "make two rules, or one pattern with alternatives",
+            found[0].span,
+        )
     return found[0]
 
 
@@ -107,17 +124,29 @@ def _tensor(scope: Scope, names: Names, low: Lowered, name: str, at: Span) -> bo
 
 
 def _unused(scope: Scope, low: Lowered, used: set[str], is_float: bool) -> None:
+    if is_float:
+        return  # a float rule names inputs for readers
     for name, capture in low.captures.items():
-        if name in used or name.startswith("_") or (is_float and capture.kind is not Kind.CONST):
+        if name in used or name.startswith("_"):
             continue
-        scope.warning("unused-capture", f"`{name}` is captured and never used", capture.span, f"write `_`, or `_{name}` if the name is for readers")
+        scope.warning(
+            "unused-capture",
+            f"`{name}` is captured and never used",
+            capture.span,
+            f"write `_`, or `_{name}` if the name is for readers",
+        )
 
 
 def accumulator(setting: Setting, item: syntax.Accum) -> Accumulator | None:
     """The accumulator, or None where a feature switches it off."""
     scope = setting.scope
     if item.storage[0] not in "iu" or item.lanes < 1:
-        scope.error("impossible-type", "an accumulator is an integer type with at least one lane", item.span, "write `accum i32 lanes 1`")
+        scope.error(
+            "impossible-type",
+            "an accumulator is an integer type with at least one lane",
+            item.span,
+            "write `accum i32 lanes 1`",
+        )
         return None
     known = scope.axis_names | {"kernel"}
     for axis in item.along:
@@ -128,7 +157,9 @@ def accumulator(setting: Setting, item: syntax.Accum) -> Accumulator | None:
     return Accumulator(item.storage, item.lanes, item.along, item.span)
 
 
-def feature_condition(scope: Scope, opsets: tuple[int, int], expr: syntax.Expr, features: Mapping[str, FeatureValue]) -> bool:
+def feature_condition(
+    scope: Scope, opsets: tuple[int, int], expr: syntax.Expr, features: Mapping[str, FeatureValue]
+) -> bool:
     """The truth of a condition over features only; False after a mistake."""
     from potc.language.expression import ExpressionError, evaluate
     from potc.language.formats import Constants
@@ -140,14 +171,21 @@ def feature_condition(scope: Scope, opsets: tuple[int, int], expr: syntax.Expr, 
     try:
         return bool(evaluate(plain, Constants(features)))
     except ExpressionError as error:
-        scope.error("unbound-name", f"this condition can't be decided for the device alone: {error}", expr.span, "ask about features only")
+        scope.error(
+            "unbound-name",
+            f"this condition can't be decided for the device alone: {error}",
+            expr.span,
+            "ask about features only",
+        )
         return False
 
 
 # ---------------------------------------------------------------------------------------------- quant, unify, keep
 
 
-def _quants(setting: Setting, names: Names, low: Lowered, definition: syntax.RuleDefinition) -> tuple[QuantStatement, ...]:
+def _quants(
+    setting: Setting, names: Names, low: Lowered, definition: syntax.RuleDefinition
+) -> tuple[QuantStatement, ...]:
     scope = setting.scope
     found: dict[str, QuantStatement] = {}
     assigns = [a for i in definition.items if isinstance(i, syntax.Quant) for a in i.assigns]
@@ -158,7 +196,13 @@ def _quants(setting: Setting, names: Names, low: Lowered, definition: syntax.Rul
             if not _tensor(scope, names, low, target.name, target.span):
                 continue
             if target.name in found:
-                scope.error("duplicate-name", f"`{target.name}` is quantized twice in `{definition.name}`", target.span, "list all types in one place", found[target.name].span)
+                scope.error(
+                    "duplicate-name",
+                    f"`{target.name}` is quantized twice in `{definition.name}`",
+                    target.span,
+                    "list all types in one place",
+                    found[target.name].span,
+                )
                 continue
             found[target.name] = QuantStatement(target.name, choice, derived, target.span)
     return tuple(found.values())
@@ -181,7 +225,12 @@ def _derived(scope: Scope, names: Names, low: Lowered, choice: syntax.QuantChoic
         if branch.derived is not None:
             factors = _factors(branch.derived)
             if factors is None:
-                scope.error("impossible-type", "a derived scale is a product of scales", branch.derived.span, "write `= scale(x) * scale(w)`")
+                scope.error(
+                    "impossible-type",
+                    "a derived scale is a product of scales",
+                    branch.derived.span,
+                    "write `= scale(x) * scale(w)`",
+                )
                 return ()
             for name in factors:
                 _tensor(scope, names, low, name, branch.derived.span)
@@ -218,9 +267,19 @@ def _keep(scope: Scope, names: Names, low: Lowered, definition: syntax.RuleDefin
         if not isinstance(item, syntax.Keep):
             continue
         if not item.type.startswith("f"):
-            scope.error("impossible-type", f"`keep` holds tensors in float, and `{item.type}` is none", item.span, "write `keep f32 on ...`")
+            scope.error(
+                "impossible-type",
+                f"`keep` holds tensors in float, and `{item.type}` is none",
+                item.span,
+                "write `keep f32 on ...`",
+            )
         if not definition.is_float:
-            scope.error("missing-match", "`keep` belongs into a `float` statement", item.span, "write `float NAME { match ... keep f32 on ... }`")
+            scope.error(
+                "missing-match",
+                "`keep` belongs into a `float` statement",
+                item.span,
+                "write `float NAME { match ... keep f32 on ... }`",
+            )
         kept.update((n, None) for n in item.names if _tensor(scope, names, low, n, item.span))
     return tuple(kept)
 
@@ -242,20 +301,30 @@ def resolve_rewrite(setting: Setting, definition: syntax.RewriteDefinition) -> R
     emits = _emits(setting, names, low, binds)
     if pattern.result is None or pattern.result not in {b.name for b in binds}:
         wanted = pattern.result or "the result"
-        help_ = f"add `{wanted} = ...` to `emit`" if pattern.result else "name the last step with `as y`, and emit `y = ...`"
+        help_ = (
+            f"add `{wanted} = ...` to `emit`"
+            if pattern.result
+            else "name the last step with `as y`, and emit `y = ...`"
+        )
         scope.error("missing-result", f"rewrite `{definition.name}` never emits `{wanted}`", definition.span, help_)
     elif binds[-1].name != pattern.result:
-        scope.error("missing-result", f"`{pattern.result}` must be emitted last", binds[-1].span, "move its line to the end")
+        scope.error(
+            "missing-result", f"`{pattern.result}` must be emitted last", binds[-1].span, "move its line to the end"
+        )
     _unused(scope, low, lowering.used | names.used, is_float=False)
     return Rewrite(definition.name, definition.once, pattern, requires, emits, definition.span)
 
 
-def _emits(setting: Setting, names: Names, low: Lowered, binds: list[syntax.EmitBind]) -> tuple[EmitNode | EmitValue, ...]:
+def _emits(
+    setting: Setting, names: Names, low: Lowered, binds: list[syntax.EmitBind]
+) -> tuple[EmitNode | EmitValue, ...]:
     emits: list[EmitNode | EmitValue] = []
     emitted: set[str] = set()
     for bind in binds:
         if bind.name in emitted or bind.name in low.captures:
-            setting.scope.error("duplicate-name", f"`{bind.name}` is bound twice", bind.span, "give each line its own name")
+            setting.scope.error(
+                "duplicate-name", f"`{bind.name}` is bound twice", bind.span, "give each line its own name"
+            )
         node = _as_node(bind.value)
         if node is None:
             assert not isinstance(bind.value, syntax.NodeCall)
@@ -284,13 +353,24 @@ def _emit_node(setting: Setting, names: Names, low: Lowered, bind: syntax.EmitBi
         if schema is not None:
             if len(args) < schema.fewest or (schema.most is not None and len(args) > schema.most):
                 wanted = f"{schema.fewest} .. {schema.most}" if schema.most is not None else f"at least {schema.fewest}"
-                scope.error("wrong-arity", f"{node.op} has {wanted} inputs, found {len(args)}", node.span, f"its inputs are {', '.join(schema.inputs)}")
+                scope.error(
+                    "wrong-arity",
+                    f"{node.op} has {wanted} inputs, found {len(args)}",
+                    node.span,
+                    f"its inputs are {', '.join(schema.inputs)}",
+                )
             for setting_ in node.attributes:
                 _attribute(scope, schema, setting_, setting.opsets)
     attributes = tuple((a.name, names.checked(a.value)) for a in node.attributes)
     if node.copy_from is not None:
         if node.copy_from not in low.makers:
-            scope.unknown("matched node", node.copy_from, node.span, (n for n in low.makers if not n.startswith("_")), "unbound-name")
+            scope.unknown(
+                "matched node",
+                node.copy_from,
+                node.span,
+                (n for n in low.makers if not n.startswith("_")),
+                "unbound-name",
+            )
         names.used.add(node.copy_from)
     return EmitNode(bind.name, node.op, args, attributes, node.copy_from, bind.span)
 
@@ -299,7 +379,12 @@ def _attribute(scope: Scope, schema: operators.Operator, setting: syntax.Setting
     if setting.name in schema.attributes:
         return
     if setting.name in schema.sometimes:
-        scope.error("attribute-became-input", f"`{setting.name}` of {schema.name} is no attribute in some opset of {opsets[0]} .. {opsets[1]}", setting.span, "give it as an input, or narrow the device's `opset`")
+        scope.error(
+            "attribute-became-input",
+            f"`{setting.name}` of {schema.name} is no attribute in some opset of {opsets[0]} .. {opsets[1]}",
+            setting.span,
+            "give it as an input, or narrow the device's `opset`",
+        )
         return
     scope.unknown(f"attribute of {schema.name}", setting.name, setting.span, schema.attributes, "unknown-attribute")
 

@@ -36,7 +36,9 @@ class Scope:
     prefers: list[syntax.PreferStatement] = field(default_factory=list)
     tests: list[syntax.Test] = field(default_factory=list)
 
-    def error(self, code: str, message: str, at: Span, help: str | None = None, other: Span | None = None, label: str = "") -> None:
+    def error(
+        self, code: str, message: str, at: Span, help: str | None = None, other: Span | None = None, label: str = ""
+    ) -> None:
         related = () if other is None else (Related(other, label or "first here"),)
         self.problems.add(Diagnostic(code, message, at=at, related=related, help=help))
 
@@ -46,10 +48,20 @@ class Scope:
     def unknown(self, what: str, name: str, at: Span, known: Iterable[str], code: str = "unknown-name") -> None:
         """A name that means nothing, with the nearest one that does."""
         near = operators.suggest(name, tuple(sorted(known)))
-        self.error(code, f"there is no {what} `{name}`", at, f"did you mean `{near}`?" if near else f"define {what} `{name}`, or check its spelling")
+        self.error(
+            code,
+            f"there is no {what} `{name}`",
+            at,
+            f"did you mean `{near}`?" if near else "check its spelling, or define it",
+        )
 
     def not_supported(self, what: str, at: Span, help: str | None = None) -> None:
-        self.error("not-supported-yet", f"{what} is part of the language and not supported yet", at, help or "write it without this for now")
+        self.error(
+            "not-supported-yet",
+            f"{what} is part of the language and not supported yet",
+            at,
+            help or "write it without this for now",
+        )
 
     @property
     def axis_names(self) -> frozenset[str]:
@@ -70,7 +82,13 @@ def build_scope(library: Library, problems: Diagnostics) -> Scope:
 def _define(scope: Scope, item: syntax.Item, taken: frozenset[str] | None) -> None:
     if isinstance(item, syntax.OpSignature):
         if item.op in scope.signatures:
-            scope.error("duplicate-name", f"`op {item.op}` is declared twice", item.span, "remove one of them", scope.signatures[item.op].span)
+            scope.error(
+                "duplicate-name",
+                f"`op {item.op}` is declared twice",
+                item.span,
+                "remove one of them",
+                scope.signatures[item.op].span,
+            )
         else:
             scope.signatures[item.op] = _signature(scope, item)
     elif isinstance(item, syntax.OpSet):
@@ -94,7 +112,13 @@ def _define(scope: Scope, item: syntax.Item, taken: frozenset[str] | None) -> No
 
 def _put(scope: Scope, table: dict, name: str, item: syntax.Item, what: str) -> None:
     if name in table:
-        scope.error("duplicate-name", f"{what} `{name}` is defined twice", item.span, "rename or remove one of them", table[name].span)
+        scope.error(
+            "duplicate-name",
+            f"{what} `{name}` is defined twice",
+            item.span,
+            "rename or remove one of them",
+            table[name].span,
+        )
         return
     table[name] = item
 
@@ -108,8 +132,14 @@ def _signature(scope: Scope, item: syntax.OpSignature) -> Signature:
         for ports, expected, what in ((item.inputs, known[0], "input"), (item.outputs, known[1], "output")):
             for k, port in enumerate(ports):
                 if k >= len(expected) or expected[k] != port.name:
-                    right = f"{what} {k} of {item.op} is `{expected[k]}`" if k < len(expected) else f"{item.op} has {len(expected)} {what}(s): {', '.join(expected)}"
-                    scope.error("unknown-port", f"{item.op} has no {what} `{port.name}` at this place", port.span, right)
+                    right = (
+                        f"{what} {k} of {item.op} is `{expected[k]}`"
+                        if k < len(expected)
+                        else f"{item.op} has {len(expected)} {what}(s): {', '.join(expected)}"
+                    )
+                    scope.error(
+                        "unknown-port", f"{item.op} has no {what} `{port.name}` at this place", port.span, right
+                    )
         _axes(scope, item)
     return Signature(
         op=item.op,
@@ -129,7 +159,9 @@ def _axes(scope: Scope, item: syntax.OpSignature) -> None:
         for setting in port.axes:
             for name in names_in(setting.value):
                 if name.name not in schema.attributes:
-                    scope.unknown(f"attribute of {item.op}", name.name, name.span, schema.attributes, "unknown-attribute")
+                    scope.unknown(
+                        f"attribute of {item.op}", name.name, name.span, schema.attributes, "unknown-attribute"
+                    )
 
 
 def _port(port: syntax.SignaturePort) -> Port:
@@ -170,7 +202,11 @@ def parts(expr: object) -> tuple[object, ...]:
 
 
 def members(
-    scope: Scope, term: syntax.OpTerm, local: Mapping[str, syntax.OpSet], opsets: tuple[int, int], trail: tuple[str, ...] = ()
+    scope: Scope,
+    term: syntax.OpTerm,
+    local: Mapping[str, syntax.OpSet],
+    opsets: tuple[int, int],
+    trail: tuple[str, ...] = (),
 ) -> tuple[Member, ...]:
     """The operators that a name stands for: a set of the device, a set of a file, or the operator itself."""
     found = local.get(term.op) or scope.op_sets.get(term.op)
@@ -179,7 +215,9 @@ def members(
             return (Member(term.op, term.conditions),)
         return ()
     if term.op in trail:
-        scope.error("recursive-definition", f"operator set `{term.op}` contains itself", found.span, "list the operators")
+        scope.error(
+            "recursive-definition", f"operator set `{term.op}` contains itself", found.span, "list the operators"
+        )
         return ()
     inner = (*trail, term.op)
     removed = {m.op for t in found.exclude for m in members(scope, t, local, opsets, inner)}
@@ -198,8 +236,15 @@ def check_operator(scope: Scope, op: str, at: Span, opsets: tuple[int, int], set
         return True
     low, high = opsets
     if operators.exists(op):
-        first = next((n for n in range(low, min(high, operators.newest_opset()) + 1) if not operators.exists(op, (n, n))), low)
-        scope.error("unknown-operator", f"`{op}` is not an operator of opset {first}, and the device declares {low} .. {high}", at, "narrow the device's `opset`, or leave the operator out")
+        first = next(
+            (n for n in range(low, min(high, operators.newest_opset()) + 1) if not operators.exists(op, (n, n))), low
+        )
+        scope.error(
+            "unknown-operator",
+            f"`{op}` is not an operator of opset {first}, and the device declares {low} .. {high}",
+            at,
+            "narrow the device's `opset`, or leave the operator out",
+        )
         return False
     near = operators.suggest(op, (*operators.names(), *sets))
     help_ = f"did you mean `{near}`?" if near else "operators of other domains are written `domain::Name`"

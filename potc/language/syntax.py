@@ -144,21 +144,7 @@ class NodeCall:
     span: Span = _span()
 
 
-Expr = (
-    Number
-    | Text
-    | Truth
-    | TypeName
-    | Name
-    | Field
-    | Index
-    | Call
-    | Unary
-    | Binary
-    | Compare
-    | In
-    | Boolean
-)
+Expr = Number | Text | Truth | TypeName | Name | Field | Index | Call | Unary | Binary | Compare | In | Boolean
 
 
 @dataclass(frozen=True, slots=True)

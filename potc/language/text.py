@@ -37,7 +37,7 @@ def quoted(value: str) -> str:
     return f'"{value}"'
 
 
-def number(value: int | float) -> str:
+def number(value: float) -> str:
     return repr(value)
 
 

@@ -28,16 +28,48 @@ _PHRASES = {
 }
 _EXPRESSION_STARTS = {"NUMBER", "INT", "STRING", "TYPE", "NAME", "TRUE", "FALSE", "NOT", "MINUS", "LPAR", "QUALIFIED"}
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "CMP", "AND", "OR", "IN", "LPAR", "LSQB", "DOT", "__DOTDOT"}
-STATEMENTS = (
-    "use ops op pred extern pattern abstract device rewrite test prefer opset interchange requantize feature set remove "
-    "qtype accum graph pass same_scale rule float override match require quant unify keep note speedup emit expect"
-).split()
+STATEMENTS = [
+    "use",
+    "ops",
+    "op",
+    "pred",
+    "extern",
+    "pattern",
+    "abstract",
+    "device",
+    "rewrite",
+    "test",
+    "prefer",
+    "opset",
+    "interchange",
+    "requantize",
+    "feature",
+    "set",
+    "remove",
+    "qtype",
+    "accum",
+    "graph",
+    "pass",
+    "same_scale",
+    "rule",
+    "float",
+    "override",
+    "match",
+    "require",
+    "quant",
+    "unify",
+    "keep",
+    "note",
+    "speedup",
+    "emit",
+    "expect",
+]
 _STATEMENT_SET = {w.upper() for w in STATEMENTS} | {"DOC"}
 
 
 def found(token: Token | None, text: str, offset: int) -> str:
     """The thing at an offset: a token if the lexer made one, else a character."""
-    if token is not None and token.type == "$END" or offset >= len(text):
+    if (token is not None and token.type == "$END") or offset >= len(text):
         return "the end of the file"
     word = str(token) if token is not None else text[offset]
     word = word.splitlines()[0] if word.splitlines() else word
