@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from potc.diagnostics.render_text import escaped
-from potc.report import KernelUse, Report, RuleUse
+from potc.report import FloatNode, KernelUse, Report, RuleUse
 
 GENERATED = (
     "no --data: calibrated on generated samples. Good for trying out, not for use: real inputs have other ranges.\n"
@@ -22,11 +22,11 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     lines += _table("rewrites before", _use_rows(report.rewrites))
     if verbose:
         lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
-    rows = list(_float_rows(report))
+    rows = list(float_rows(report.stayed_float, grouped=not verbose))
     shown = rows if verbose else rows[:LISTED]
     lines += _table("stayed float", shown)
     if len(rows) > len(shown):
-        lines.append(f"    and {len(rows) - len(shown)} more; -v lists all")
+        lines.append(f"    and {len(rows) - len(shown)} rows more; -v lists all")
     lines += [f"warning: {escaped(text)}" for text in report.warnings]
     if report.generated:
         lines.append(f"warning: {GENERATED}")
@@ -55,13 +55,20 @@ def _kernel_row(kernel: KernelUse) -> tuple[str, ...]:
     return nodes, kernel.rule, formats + ("" if kernel.integer else "; onnxruntime runs it in float")
 
 
-def _float_rows(report: Report) -> Iterator[tuple[str, ...]]:
-    """One row a node and reason; the node is named in the first of its rows."""
-    for left in report.stayed_float:
-        for index, reason in enumerate(left.reasons):
-            where = f"{reason['rule']} {reason['place']}".strip()
-            named = (escaped(left.node), left.operator) if index == 0 else ("", "")
-            yield (*named, reason["reason"], where)
+def float_rows(nodes: Iterable[FloatNode], *, grouped: bool) -> Iterator[tuple[str, ...]]:
+    """Node, operator, reason, place: one row a reason, the node named in the first of its rows.
+
+    ``grouped``: nodes of one operator that the same lines of the rules keep in float share the rows of the first of them.
+    """
+    groups: dict[object, list[FloatNode]] = {}
+    for node in nodes:
+        alike = (node.operator, tuple((r["rule"], r["place"]) for r in node.reasons)) if grouped else node.node
+        groups.setdefault(alike, []).append(node)
+    for first, *others in groups.values():
+        name = escaped(first.node) + (f" and {len(others)} more" if others else "")
+        for index, reason in enumerate(first.reasons):
+            named = (name, first.operator) if index == 0 else ("", "")
+            yield (*named, escaped(reason["reason"]), f"{reason['rule']} {reason['place']}".strip())
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
 from potc.cli import main as entry
-from potc.cli.summary import size
+from potc.cli.summary import float_rows, size
 from potc.cli.terminal import wants_color
+from potc.evaluate.verify import Check, Verification
+from potc.report import FloatNode
+
+SAMPLE = str(Path(__file__).parents[2] / "samples" / "digits" / "model.onnx")
 
 
 class Screen(io.StringIO):
@@ -40,6 +45,18 @@ def test_size(count: int, text: str) -> None:
     assert size(count) == text
 
 
+def test_nodes_that_the_same_line_keeps_in_float_share_a_row() -> None:
+    def node(name: str, operator: str, place: str) -> FloatNode:
+        return FloatNode(name, operator, ({"rule": "npu.sum", "place": place, "reason": f"`{name}` is alone"},))
+
+    nodes = [node("a", "Add", "npu.rules:7"), node("b", "Mul", "npu.rules:7"), node("c", "Add", "npu.rules:7")]
+    nodes.append(node("d", "Add", "npu.rules:8"))
+    rows = list(float_rows(nodes, grouped=True))
+    assert rows[0] == ("a and 1 more", "Add", "`a` is alone", "npu.sum npu.rules:7")
+    assert [r[0] for r in rows] == ["a and 1 more", "b", "d"]
+    assert [r[0] for r in float_rows(nodes, grouped=False)] == ["a", "b", "c", "d"]
+
+
 def explode(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def check_file(path: str) -> None:
         raise error
@@ -61,3 +78,23 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     explode(KeyboardInterrupt(), monkeypatch)
     assert entry.main(["check", "any.rules"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_verification_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Verification((Check("finite", ok=False, detail="`y` holds NaN"),))
+    monkeypatch.setattr("potc.compiler.verify", lambda *_: bad)
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"before")
+    assert entry.main(["compile", SAMPLE, "--rules", "cpu", "-o", str(out)]) == 70
+    assert "finite: `y` holds NaN" in capsys.readouterr().err
+    assert out.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_nothing_given_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "compile" in err
