@@ -61,6 +61,7 @@ class Snapshot:
     graph_inputs: frozenset[int]
     graph_outputs: frozenset[int]
     opset: int
+    attributes: dict[int, Mapping[str, object]] = field(default_factory=dict, repr=False, compare=False)  # a cache, by node
     _values: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def is_constant(self, tensor: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 from potc.language.program import Granularity, QType
 
@@ -41,7 +41,8 @@ def meet(a: QType, b: QType) -> QType | None:
     )
 
 
-def meet_lists(a: Sequence[QType], b: Sequence[QType]) -> tuple[QType, ...]:
+@lru_cache(maxsize=1024)
+def meet_lists(a: tuple[QType, ...], b: tuple[QType, ...]) -> tuple[QType, ...]:
     """All formats that both lists allow, each ranked by its worst place in either list; ties in canonical order."""
     best: dict[QType, tuple[int, int]] = {}
     for i, x in enumerate(a):

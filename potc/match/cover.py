@@ -76,6 +76,20 @@ class Finder:
                     found.extend(Candidate(rule, match) for match in matcher.matches(node))
         return found
 
+    def replay(self, candidate: Candidate) -> Trail:
+        """Why a match is not larger than it is: the deepest step that did not fit."""
+        trail = Trail()
+        anchored = (m for rule, m in self._by_op_of(candidate) if rule is candidate.rule)
+        for matcher in anchored:
+            for node in candidate.match.nodes:
+                if self.snapshot.ops[node] in matcher.anchor_ops:
+                    for _ in matcher.matches(node, trail):
+                        pass
+        return trail
+
+    def _by_op_of(self, candidate: Candidate) -> list[tuple[Rule, Matcher]]:
+        return [entry for node in candidate.match.nodes for entry in self._by_op.get(self.snapshot.ops[node], ())]
+
     def near_misses(self, node: int) -> list[tuple[Rule, Trail]]:
         """For each rule that could be anchored at a node but does not match there: how far it came, and what stopped it."""
         misses: list[tuple[Rule, Trail]] = []

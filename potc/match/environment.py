@@ -12,8 +12,9 @@ import onnx
 from onnx import AttributeProto, helper
 
 from potc.graph.snapshot import Snapshot
-from potc.language.expression import Environment, ExpressionError, UnknownValue, evaluate
+from potc.language.expression import Environment, Evaluation, ExpressionError, UnknownValue, compile_expression
 from potc.language.program import Program, Signature
+from potc.language.syntax import Expr
 
 if TYPE_CHECKING:
     from potc.match.match import Binding
@@ -265,19 +266,34 @@ def _plain(attribute: AttributeProto) -> object:
 
 def attributes(snapshot: Snapshot, node: int) -> Mapping[str, object]:
     """Attributes of a node, schema defaults filled in (None: neither given nor defaulted)."""
-    defaults = _defaults(snapshot.ops[node], snapshot.opset)
-    given = {a.name: _plain(a) for a in snapshot.protos[node].attribute}
-    return {**defaults, **given} if given else defaults
+    found = snapshot.attributes.get(node)
+    if found is None:
+        given = {a.name: _plain(a) for a in snapshot.protos[node].attribute}
+        found = snapshot.attributes[node] = {**_defaults(snapshot.ops[node], snapshot.opset), **given}
+    return found
+
+
+_COMPILED: dict[int, tuple[Expr, Evaluation]] = {}
+
+
+def compiled(condition: Expr) -> Evaluation:
+    """The closure of an expression, made once. Keyed by identity, which is cheaper than hashing the tree; the entry holds
+    the expression, so its identity can't be taken over."""
+    entry = _COMPILED.get(id(condition))
+    if entry is None:
+        entry = _COMPILED[id(condition)] = (condition, compile_expression(condition))
+    return entry[1]
 
 
 class _AttributeEnvironment(Environment):
     """Only the attributes of one node: what the axes in std.rules are computed from."""
 
-    def __init__(self, given: Mapping[str, object]) -> None:
-        self._given = given
+    def __init__(self, snapshot: Snapshot, node: int) -> None:
+        self._snapshot = snapshot
+        self._node = node
 
     def lookup(self, name: str) -> object:
-        return self._given[name]
+        return attributes(self._snapshot, self._node)[name]
 
     def field(self, obj: object, name: str) -> object:
         raise ExpressionError(f"axes are computed from attributes, not from `.{name}`", None)
@@ -303,7 +319,7 @@ def axis_of(
     for entry in ports:
         for name, expression in entry.axes:
             if name == role:
-                number = evaluate(expression, _AttributeEnvironment(attributes(snapshot, node)))
+                number = compiled(expression)(_AttributeEnvironment(snapshot, node))
                 if not isinstance(number, int) or not -rank <= number < rank:
                     return None
                 return number % rank

@@ -7,14 +7,15 @@ of the tensor before. The same walk with a ``Trail`` remembers why it stopped, f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from potc.diagnostics.source import Span
 from potc.graph.snapshot import Snapshot
-from potc.language.expression import ExpressionError, UnknownValue, compile_expression, describe
+from potc.language.expression import ExpressionError, UnknownValue, describe
 from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Signature, Step
-from potc.match.environment import MatchEnvironment, Scope
+from potc.language.syntax import Expr
+from potc.match.environment import MatchEnvironment, Scope, compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,6 @@ class _State:
         return _State(self.nodes, {**self.bindings, name: binding}, self.matched)
 
 
-Test = Callable[[MatchEnvironment], object]
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledNode:
-    """A pattern node with its conditions as closures."""
-
-    source: PatternNode
-    tests: tuple[Test, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRequire:
-    source: Require
-    test: Test
 
 
 class Matcher:
@@ -91,8 +77,8 @@ class Matcher:
         self._snapshot = snapshot
         self._scope = scope
         self._commutative = frozenset(op for op, signature in signatures.items() if signature.commutative)
-        self._tests: dict[int, tuple[Test, ...]] = {}
-        self._requires = tuple(CompiledRequire(r, compile_expression(r.condition)) for r in requires)
+        self._requires = requires
+        self._unbound: dict[str, Binding] = dict.fromkeys(_names(pattern))
         self._needs_closure = len(pattern.nodes) > 1
 
     @property
@@ -151,53 +137,67 @@ class Matcher:
         return (ports,)
 
     def _args(
-        self, args: tuple[Arg, ...], k: int, node: int, order: tuple[int, ...], state: _State, prev: int | None, trail: Trail | None
+        self,
+        args: tuple[Arg, ...],
+        k: int,
+        node: int,
+        order: tuple[int, ...],
+        state: _State,
+        prev: int | None,
+        trail: Trail | None,
     ) -> Iterator[_State]:
+        """Inputs from the ``k``-th on. Only a node of the DAG part can match in several ways; the rest is one straight line."""
         if not args and prev is not None:
             args = (Result(-1, self._pattern.span),)
-        if k == len(args):
-            yield state
-            return
-        arg = args[k]
-        if isinstance(arg, Capture) and arg.variadic:
-            bound = self._variadic(arg, node, order[k:], trail, state)
-            if bound is not None:
-                yield state.bind(arg.name, bound)
-            return
-        port = order[k] if k < len(order) else -1
-        tensor = self._snapshot.inputs[node][port] if port >= 0 else -1
-        for placed in self._arg(arg, tensor, node, port, state, prev, trail):
-            yield from self._args(args, k + 1, node, order, placed, prev, trail)
-
-    def _arg(
-        self, arg: Arg, tensor: int, node: int, port: int, state: _State, prev: int | None, trail: Trail | None
-    ) -> Iterator[_State]:
-        snapshot = self._snapshot
-        if isinstance(arg, Result):
-            if arg.node < 0:
-                if tensor == prev:
-                    yield state
-                elif trail is not None:
-                    trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` is not the tensor before", arg.span)
+        bindings = dict(state.bindings)
+        while k < len(args):
+            arg = args[k]
+            port = order[k] if k < len(order) else -1
+            tensor = self._snapshot.inputs[node][port] if port >= 0 else -1
+            if isinstance(arg, Result) and arg.node >= 0:
+                placed = _State(state.nodes, bindings, state.matched)
+                for inner in self._made_by(arg, tensor, node, port, placed, trail):
+                    yield from self._args(args, k + 1, node, order, inner, prev, trail)
                 return
-            source = snapshot.producer[tensor] if tensor >= 0 else -1
-            if source >= 0 and snapshot.outputs[source][0] == tensor:
-                yield from self._dag(arg.node, source, state, trail)
-            elif trail is not None:
-                wanted = _one_of(self._pattern.nodes[arg.node].ops)
-                trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` is not made by {wanted}", arg.span)
-            return
-        reason = self._literal(arg, tensor) if isinstance(arg, Literal) else self._capture(arg, tensor, state)
-        if reason:
-            if trail is not None:
-                trail.stop(len(state.nodes), f"input {port} of `{snapshot.names[node]}` {reason}", arg.span)
-            return
-        if isinstance(arg, Literal) or arg.name == "_":
-            yield state
-        else:
-            yield state.bind(arg.name, Bound(tensor, node, port) if tensor >= 0 else None)
+            if isinstance(arg, Capture) and arg.variadic:
+                reason = self._variadic(arg, node, order[k:], bindings)
+                k = len(args)
+            else:
+                reason = self._input(arg, tensor, node, port, bindings, prev)
+                k += 1
+            if reason:
+                if trail is not None:
+                    trail.stop(len(state.nodes), f"input {port} of `{self._snapshot.names[node]}` {reason}", arg.span)
+                return
+        yield _State(state.nodes, bindings, state.matched)
 
-    def _capture(self, arg: Capture, tensor: int, state: _State) -> str:
+    def _made_by(
+        self, arg: Result, tensor: int, node: int, port: int, state: _State, trail: Trail | None
+    ) -> Iterator[_State]:
+        """An input that another node of the DAG part makes."""
+        snapshot = self._snapshot
+        source = snapshot.producer[tensor] if tensor >= 0 else -1
+        if source >= 0 and snapshot.outputs[source][0] == tensor:
+            yield from self._dag(arg.node, source, state, trail)
+        elif trail is not None:
+            wanted = _one_of(self._pattern.nodes[arg.node].ops)
+            words = f"input {port} of `{snapshot.names[node]}` is not made by {wanted}"
+            trail.stop(len(state.nodes), words, arg.span)
+
+    def _input(
+        self, arg: Arg, tensor: int, node: int, port: int, bindings: dict[str, Binding], prev: int | None
+    ) -> str:
+        """Binds one input, or says why it does not fit."""
+        if isinstance(arg, Result):
+            return "" if tensor == prev else "is not the tensor before"
+        if isinstance(arg, Literal):
+            return self._literal(arg, tensor)
+        reason = self._capture(arg, tensor, bindings)
+        if not reason and arg.name != "_":
+            bindings[arg.name] = Bound(tensor, node, port) if tensor >= 0 else None
+        return reason
+
+    def _capture(self, arg: Capture, tensor: int, bindings: Mapping[str, Binding]) -> str:
         """Why the tensor can't be captured; empty if it can."""
         if tensor < 0:
             return "" if arg.optional else "is absent"
@@ -206,7 +206,7 @@ class Matcher:
             return f"(`{self._snapshot.tensors[tensor]}`) is computed, wanted a constant"
         if arg.kind is Kind.VALUE and constant:
             return f"(`{self._snapshot.tensors[tensor]}`) is a constant, wanted a computed tensor"
-        before = state.bindings.get(arg.name)
+        before = bindings.get(arg.name)
         if isinstance(before, Bound) and arg.name != "_" and before.tensor != tensor:
             return f"is another tensor than the `{arg.name}` before"
         return ""
@@ -219,18 +219,19 @@ class Matcher:
             return f"is not {arg.value:g}"
         return ""
 
-    def _variadic(self, arg: Capture, node: int, ports: tuple[int, ...], trail: Trail | None, state: _State) -> tuple[Bound, ...] | None:
+    def _variadic(self, arg: Capture, node: int, ports: tuple[int, ...], bindings: dict[str, Binding]) -> str:
+        """Binds all further inputs under one name, or says why one does not fit."""
+        single = Capture("_", arg.kind, True, False, arg.span)
         bound: list[Bound] = []
         for port in ports:
             tensor = self._snapshot.inputs[node][port]
-            reason = self._capture(Capture("_", arg.kind, True, False, arg.span), tensor, state)
+            reason = self._capture(single, tensor, bindings)
             if reason:
-                if trail is not None:
-                    trail.stop(len(state.nodes), f"input {port} of `{self._snapshot.names[node]}` {reason}", arg.span)
-                return None
+                return reason
             if tensor >= 0:
                 bound.append(Bound(tensor, node, port))
-        return tuple(bound)
+        bindings[arg.name] = tuple(bound)
+        return ""
 
     def _closed(self, state: _State, trail: Trail | None) -> bool:
         """True if no inner tensor of the DAG part is read from outside of it."""
@@ -300,18 +301,23 @@ class Matcher:
         tensor = snapshot.outputs[node][0]
         readers = snapshot.consumers[tensor]
         if exclusive and not snapshot.has_one_reader(tensor):
-            if trail is not None and (len(readers) > 1 or tensor in snapshot.graph_outputs):
-                names = ", ".join(snapshot.names[c] for c, _ in readers[:4]) or "none"
-                more = "; the model returns it" if tensor in snapshot.graph_outputs else ""
-                trail.stop(
-                    len(state.nodes),
-                    f"step `{_one_of(pattern.ops)}` stopped: `{snapshot.tensors[tensor]}` has {len(readers)} consumers ({names}){more}",
-                    pattern.span,
-                )
+            if trail is not None:
+                words = f"step `{_one_of(pattern.ops)}` stopped: {self._readers(tensor)}"
+                trail.stop(len(state.nodes), words, pattern.span)
             return
         for reader in dict.fromkeys(c for c, port in readers if port >= 0):
             for placed in self._node(pattern, reader, state, tensor, trail):
                 yield reader, placed
+
+    def _readers(self, tensor: int) -> str:
+        """Who reads a tensor, in words."""
+        readers = self._snapshot.consumers[tensor]
+        name = self._snapshot.tensors[tensor]
+        if not readers:
+            return f"`{name}` is what the model returns" if tensor in self._snapshot.graph_outputs else f"nobody reads `{name}`"
+        names = ", ".join(self._snapshot.names[c] for c, _ in readers[:4])
+        also = ", and the model returns it" if tensor in self._snapshot.graph_outputs else ""
+        return f"`{name}` has {len(readers)} consumers ({names}){also}"
 
     def _forbidden(self, step: Step, node: int, state: _State) -> bool:
         readers = {c for c, port in self._snapshot.consumers[self._snapshot.outputs[node][0]] if port >= 0}
@@ -326,42 +332,68 @@ class Matcher:
     def _conditions(self, pattern: PatternNode, node: int, state: _State, trail: Trail | None) -> bool:
         if not pattern.conditions:
             return True
-        tests = self._tests.get(id(pattern))
-        if tests is None:
-            tests = self._tests[id(pattern)] = tuple(compile_expression(c) for c in pattern.conditions)
         environment = MatchEnvironment(self._snapshot, self._scope, state.bindings, node)
-        for test, source in zip(tests, pattern.conditions, strict=True):
-            reason = holds(test, source, environment)
-            if reason:
+        for condition in pattern.conditions:
+            if not is_true(condition, environment):
                 if trail is not None:
-                    trail.stop(len(state.nodes), reason, pattern.span)
+                    trail.stop(len(state.nodes), why_not(condition, environment), pattern.span)
                 return False
         return True
 
     def _finish(self, state: _State, trail: Trail | None) -> Match | None:
         last = state.nodes[-1]
         result = self._snapshot.outputs[last][0]
-        bindings = dict(state.bindings)
+        bindings = {**self._unbound, **state.bindings}
         if self._pattern.result is not None:
             bindings[self._pattern.result] = Bound(result, last, -1)
         if self._requires:
             environment = MatchEnvironment(self._snapshot, self._scope, bindings, None)
             for require in self._requires:
-                reason = holds(require.test, require.source.condition, environment)
-                if reason:
+                if not is_true(require.condition, environment):
                     if trail is not None:
-                        words = f"{require.source.reason} ({reason})" if require.source.reason else reason
-                        trail.stop(len(state.nodes), words, require.source.span)
+                        reason = why_not(require.condition, environment)
+                        words = f"{require.reason} ({reason})" if require.reason else reason
+                        trail.stop(len(state.nodes), words, require.span)
                     return None
         return Match(state.nodes, bindings, result)
 
 
-def holds(test: Test, source: object, environment: MatchEnvironment) -> str:
-    """Empty if a condition is true; else why not, in words. What can't be known or computed is not true."""
+def _parts(pattern: Pattern) -> Iterator[PatternNode]:
+    """All operators of a pattern, those of optional steps and alternatives included."""
+    waiting: list[PatternNode | Step] = [*pattern.nodes, *pattern.tail]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Step):
+            waiting.extend(p for sequence in part.alternatives for p in sequence)
+        else:
+            yield part
+
+
+def operators_of(pattern: Pattern) -> frozenset[str]:
+    """All operators that a pattern speaks of."""
+    return frozenset(op for part in _parts(pattern) for op in part.ops)
+
+
+def _names(pattern: Pattern) -> Iterator[str]:
+    """All names that a pattern can bind: those of optional steps that were not taken are absent, not unknown."""
+    for part in _parts(pattern):
+        if part.name is not None:
+            yield part.name
+        yield from (a.name for a in part.args if isinstance(a, Capture) and a.name != "_")
+
+
+def is_true(condition: Expr, environment: MatchEnvironment) -> bool:
+    """What can't be known or computed is not true."""
     try:
-        if test(environment):
-            return ""
-        return describe(source, environment)  # type: ignore[arg-type]
+        return bool(compiled(condition)(environment))
+    except ExpressionError:
+        return False
+
+
+def why_not(condition: Expr, environment: MatchEnvironment) -> str:
+    """Why a condition is not true, in words; empty if it is."""
+    try:
+        return "" if compiled(condition)(environment) else describe(condition, environment)
     except UnknownValue as unknown:
         return f"{unknown} is unknown"
     except ExpressionError as error:

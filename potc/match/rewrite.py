@@ -116,6 +116,7 @@ class _Edit:
         self._replaced: dict[str, list[NodeProto]] = {}  # name of the removed last node -> what comes instead
         self._constants: list[TensorProto] = []
         self._renamed: dict[str, str] = {}
+        self._copied: dict[str, int] = {}  # name of an emitted node -> the matched node whose attributes it has
         self._names = {*snapshot.tensors, *snapshot.names}
 
     def apply(self, rewrite: Rewrite, match: Match, scope: Scope) -> bool:
@@ -139,8 +140,24 @@ class _Edit:
                 raise Rejected(
                     [Diagnostic("failing-emit", f"`{rewrite.name}` can't compute `{emit.name}` at {where}: {error}", at=emit.span)]
                 ) from error
+        if nodes:
+            self._remove_inner(match, nodes)
         self._replaced[snapshot.names[match.nodes[-1]]] = nodes
         return True
+
+    def _remove_inner(self, match: Match, nodes: list[NodeProto]) -> None:
+        """Matched nodes whose results nobody else reads go together with the last one; a node that was copied from one of
+        them takes over its name."""
+        snapshot = self._snapshot
+        inside, read = set(match.nodes), {name for node in nodes for name in node.input}
+        for inner in match.nodes[:-1]:
+            made = [t for t in snapshot.outputs[inner] if t >= 0]
+            private = all(r in inside for t in made for r, _ in snapshot.consumers[t])
+            if private and not any(t in snapshot.graph_outputs or snapshot.tensors[t] in read for t in made):
+                self._replaced[snapshot.names[inner]] = []
+                for node in nodes:
+                    if self._copied.get(node.name) == inner:
+                        node.name = snapshot.names[inner]
 
     def _node(self, emit: EmitNode, match: Match, environment: _EmitEnvironment, result: str, final: bool) -> NodeProto:
         inputs = [self._input(evaluate(arg, environment), f"{result}/{self._label(arg, k)}", match) for k, arg in enumerate(emit.args)]
@@ -156,6 +173,7 @@ class _Edit:
             if isinstance(bound, Bound):
                 source = self._snapshot.protos[self._snapshot.producer[bound.tensor]]
                 node.attribute.extend(a for a in source.attribute if a.name not in named)
+                self._copied[node.name] = self._snapshot.producer[bound.tensor]
         for name, value in named.items():
             if value is not None:
                 node.attribute.append(helper.make_attribute(name, _attribute_value(value)))

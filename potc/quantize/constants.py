@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from potc.graph.snapshot import Snapshot
-from potc.language.expression import compile_expression
 from potc.language.program import Accumulator, Alternatives, Choice, Granularity, QType, QuantStatement
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
-from potc.match.match import Bound, holds
+from potc.match.match import Bound, is_true
 from potc.quantize.plan import ConstantQuantizer, Lanes, Origin
 
 
@@ -86,7 +85,7 @@ def choose_alternatives(choice: Choice, environment: MatchEnvironment) -> Altern
     """The first alternatives whose ``when`` is true; no types at all where none is."""
     current: Choice | None = choice
     while current is not None:
-        if current.condition is None or not holds(compile_expression(current.condition), current.condition, environment):
+        if current.condition is None or is_true(current.condition, environment):
             return current.alternatives
         current = current.otherwise
     return Alternatives((), True, choice.alternatives.span)

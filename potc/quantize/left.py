@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from potc.graph.snapshot import Snapshot
 from potc.language.program import Program
-from potc.match.cover import Candidate, Cover, Finder
+from potc.match.cover import Cover, Finder
+from potc.match.match import operators_of
 from potc.quantize.plan import Left, Origin
 
 
@@ -26,14 +27,15 @@ def left_nodes(
         if node in through or (owner is not None and id(owner) in taken):
             continue
         if any(t >= 0 and snapshot.is_float(t) for t in snapshot.outputs[node]):
-            reasons = _reasons(program, snapshot, finder, refused, node, owner)
+            reasons = _reasons(program, snapshot, finder, cover, refused, node)
             left.append(Left(snapshot.names[node], snapshot.ops[node], reasons))
     return tuple(left)
 
 
 def _reasons(
-    program: Program, snapshot: Snapshot, finder: Finder, refused: Mapping[int, Origin], node: int, owner: Candidate | None
+    program: Program, snapshot: Snapshot, finder: Finder, cover: Cover, refused: Mapping[int, Origin], node: int
 ) -> tuple[Origin, ...]:
+    owner = cover.owner.get(node)
     if owner is not None:
         if owner.rule.is_float:
             note = "; ".join(owner.rule.notes) or "the device keeps this in float"
@@ -42,6 +44,7 @@ def _reasons(
     reasons = tuple(
         Origin(rule.qualified, (trail.at or rule.span).place, trail.reason or "no match") for rule, trail in finder.near_misses(node)
     )
+    reasons = reasons or _tail_reasons(snapshot, finder, cover, node)
     if reasons:
         return reasons
     for statement in program.passes:
@@ -49,3 +52,17 @@ def _reasons(
             reason = "nothing that it passes values to runs on integers"
             return (Origin(f"{program.device}.pass", statement.span.place, reason),)
     return (Origin(program.device, "", f"no rule of `{program.device}` speaks of {snapshot.ops[node]}"),)
+
+
+def _tail_reasons(snapshot: Snapshot, finder: Finder, cover: Cover, node: int) -> tuple[Origin, ...]:
+    """For a node that no rule starts with: why the kernel that makes one of its inputs did not take it along."""
+    reasons: list[Origin] = []
+    for tensor in snapshot.inputs[node]:
+        maker = cover.owner.get(snapshot.producer[tensor]) if tensor >= 0 else None
+        if maker is not None and not maker.rule.is_float and snapshot.ops[node] in operators_of(maker.rule.pattern):
+            trail = finder.replay(maker)
+            if trail.reason:
+                place = (trail.at or maker.rule.span).place
+                first = snapshot.names[maker.match.nodes[0]]
+                reasons.append(Origin(maker.rule.qualified, place, f"not part of the kernel at {first}: {trail.reason}"))
+    return tuple(reasons)
