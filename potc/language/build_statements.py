@@ -150,7 +150,8 @@ def _device_reference(builder: Builder, span: Span, children: list[Any]) -> s.De
 
 @on("opset")
 def _opset(builder: Builder, span: Span, children: list[Any]) -> s.OpsetRange:
-    return s.OpsetRange(*children, span)
+    domain, low, high = children
+    return s.OpsetRange(domain, low, high, span)
 
 
 @on("interchange")
@@ -266,7 +267,8 @@ def _target(builder: Builder, span: Span, children: list[Any]) -> s.Target:
 
 @on("qchoice")
 def _qchoice(builder: Builder, span: Span, children: list[Any]) -> s.QuantChoice:
-    return s.QuantChoice(*children, span)
+    types, derived, condition, otherwise = children
+    return s.QuantChoice(types, derived, condition, otherwise, span)
 
 
 @on("unify")

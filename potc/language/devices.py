@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from potc.diagnostics.diagnostic import Diagnostic
 from potc.language import operators, syntax
 from potc.language.arithmetic import kind
 from potc.language.expression import ExpressionError, evaluate
@@ -90,47 +91,44 @@ def _own(scope: Scope, device: syntax.Device, result: Inherited) -> None:
     if accums:
         result.accums = accums
     mine: dict[str, syntax.RuleDefinition] = {}
-    ports: dict[str, syntax.GraphPort] = {}
     for item in device.items:
-        match item:
-            case syntax.RemoveRule(name):
-                if name not in result.rules:
-                    scope.unknown("inherited rule", name, item.span, result.rules)
-                result.rules.pop(name, None)
-            case syntax.RuleDefinition():
-                _rule(scope, device, result, mine, item)
-            case syntax.OpSet(name):
-                _define(scope, device, result.sets, name, item)
-            case syntax.QTypeDefinition(name):
-                _define(scope, device, result.qtypes, name, item)
-            case syntax.FeatureDefinition(name):
-                _define(scope, device, result.features, name, item)
-            case syntax.SetFeature(name):
-                _set(scope, result, item)
-            case syntax.OpsetRange():
-                _opset(scope, result, item)
-            case syntax.Pass():
-                result.passes.append(item)
-            case syntax.SameScale():
-                result.same_scale.append(item)
-            case syntax.PreferStatement():
-                result.prefers.append((item, device.name))
-            case syntax.GraphPort(direction):
-                if direction in ports:
-                    scope.error(
-                        "duplicate-name",
-                        f"`graph {direction}` is stated twice",
-                        item.span,
-                        "list all types in one place",
-                        ports[direction].span,
-                    )
-                ports[direction] = result.graph[direction] = item
-            case syntax.Interchange(types):
-                result.interchange |= set(types)
-            case syntax.Requantize():
-                result.requantize = True
-            case _:
-                pass
+        if isinstance(item, syntax.RuleDefinition):
+            _rule(scope, device, result, mine, item)
+        elif isinstance(item, syntax.OpSet):
+            _define(scope, device, result.sets, item.name, item)
+        elif isinstance(item, syntax.QTypeDefinition):
+            _define(scope, device, result.qtypes, item.name, item)
+        elif isinstance(item, syntax.FeatureDefinition):
+            _define(scope, device, result.features, item.name, item)
+        elif isinstance(item, syntax.GraphPort):
+            _define(scope, device, result.graph, item.direction, item)
+        else:
+            _add(scope, device, result, item)
+
+
+def _add(scope: Scope, device: syntax.Device, result: Inherited, item: syntax.DeviceItem) -> None:
+    """Statements that have no name of their own."""
+    match item:
+        case syntax.RemoveRule(name):
+            if name not in result.rules:
+                scope.unknown("inherited rule", name, item.span, result.rules)
+            result.rules.pop(name, None)
+        case syntax.SetFeature():
+            _set(scope, result, item)
+        case syntax.OpsetRange():
+            _opset(scope, result, item)
+        case syntax.Pass():
+            result.passes.append(item)
+        case syntax.SameScale():
+            result.same_scale.append(item)
+        case syntax.PreferStatement():
+            result.prefers.append((item, device.name))
+        case syntax.Interchange(types):
+            result.interchange |= set(types)
+        case syntax.Requantize():
+            result.requantize = True
+        case _:
+            pass
 
 
 def _rule(
@@ -227,24 +225,16 @@ def feature_values(scope: Scope, inherited: Inherited, settings: Mapping[str, st
         values[name] = given
     for name, word in settings.items():
         if name not in inherited.features:
-            device = next(iter(inherited.features.values()), None)
-            at = device.span if device is not None else None
             known = tuple(inherited.features)
             near = operators.suggest(name, known)
             help_ = (
                 f"did you mean `{near}`?" if near else f"features of `{inherited.name}`: {', '.join(known) or 'none'}"
             )
-            scope.problems.add(_unknown_setting(name, inherited.name, help_))
-            del at
+            message = f"device `{inherited.name}` has no feature `{name}`"
+            scope.problems.add(Diagnostic("unknown-name", message, help=help_))
         elif name in values:
             values[name] = _from_word(scope, name, word, inherited.features[name], values[name])
     return values
-
-
-def _unknown_setting(name: str, device: str, help_: str):  # type: ignore[no-untyped-def]
-    from potc.diagnostics.diagnostic import Diagnostic
-
-    return Diagnostic("unknown-name", f"device `{device}` has no feature `{name}`", help=help_)
 
 
 def _constant(

@@ -46,13 +46,13 @@ class _Writer:
 
     def statement(self, node: Any, depth: int) -> None:
         """One statement below its remarks and documentation. Remarks from the middle of a line come above it."""
-        block = isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
-        self.remarks(node.span.start if block else node.span.end, depth)
+        several = isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
+        self.remarks(node.span.start if several else node.span.end, depth)
         for line in getattr(node, "doc", "").splitlines():
             self.lines.append(INDENT * depth + f"## {line}".rstrip())
         if isinstance(node, s.Test):
             self._test(node, depth)
-        elif block:
+        elif isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition):
             self._block(node, depth)
         else:
             self.lines.extend(INDENT * depth + line for line in _statement(node))

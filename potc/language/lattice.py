@@ -6,23 +6,26 @@ from functools import lru_cache
 
 from potc.language.program import Granularity, QType
 
-_ORDER = (Granularity.PER_TENSOR, Granularity.PER_CHANNEL, Granularity.PER_BLOCK)
+def _granularity(a: QType, b: QType) -> tuple[Granularity, str | int | None, int | None]:
+    """The nearest common ancestor in the tree per_tensor > per_channel(axis) > per_block(axis, n)."""
+    if (a.granularity, a.axis, a.block) == (b.granularity, b.axis, b.block):
+        return a.granularity, a.axis, a.block
+    if Granularity.PER_TENSOR in (a.granularity, b.granularity) or a.axis != b.axis:
+        return Granularity.PER_TENSOR, None, None
+    return Granularity.PER_CHANNEL, a.axis, None
 
 
 def meet(a: QType, b: QType) -> QType | None:
     """The most expressive format that both allow; None if there is none.
 
     Commutative, associative and idempotent. Storage must agree; code ranges intersect; symmetric is below asymmetric,
-    per-tensor below per-channel below per-block; a fixed scale or zero point is below a free one.
+    per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero point is below a free one.
     """
     if a.storage != b.storage:
         return None
     low, high = max(a.low, b.low), min(a.high, b.high)
     symmetric = a.symmetric or b.symmetric
-    granularity = min(a.granularity, b.granularity, key=_ORDER.index)
-    fits = [t for t in (a, b) if t.granularity is granularity]
-    if len({(t.axis, t.block) for t in fits}) > 1:
-        return None
+    granularity, axis, block = _granularity(a, b)
     scales = {t.scale for t in (a, b)} - {None}
     zero_points = {t.zero_point for t in (a, b)} - {None}
     if low >= high or len(scales) > 1 or len(zero_points) > 1 or (symmetric and zero_points - {0}):
@@ -33,8 +36,8 @@ def meet(a: QType, b: QType) -> QType | None:
         high=high,
         symmetric=symmetric,
         granularity=granularity,
-        axis=fits[0].axis,
-        block=fits[0].block,
+        axis=axis,
+        block=block,
         power_of_two=a.power_of_two or b.power_of_two,
         scale=next(iter(scales), None),
         zero_point=next(iter(zero_points), None),

@@ -92,20 +92,23 @@ def _single_equals(place: Place) -> Slip | None:
 
 
 def _double_equals(place: Place) -> Slip | None:
-    if not place.after.startswith("==") or not place.allows("="):
+    second = place.after.startswith("=") and place.source.text[: place.offset].endswith("=")
+    if not second and not (place.after.startswith("==") and place.allows("=")):
         return None
     return Slip("`==` compares, `=` gives a name", "write `=`")
 
 
 def _hyphen(place: Place) -> Slip | None:
     """``per-tensor``: hyphens are minus signs, names have underscores."""
-    word = re.search(r"[A-Za-z_][A-Za-z0-9_]*$", place.before)
-    rest = re.match(r"-([A-Za-z_][A-Za-z0-9_-]*)", place.after)
-    if word is None or rest is None or not place.source.text[place.offset - 1 : place.offset].isalnum():
+    text = place.source.text
+    start = place.offset
+    while start > 0 and (text[start - 1].isalnum() or text[start - 1] in "_-"):
+        start -= 1
+    word = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z_][A-Za-z0-9_]*)+").match(text, start)
+    if word is None or word.end() <= place.offset:
         return None
-    spelled = f"{word[0]}-{rest[1]}"
-    at = Span(place.source, word.start(), place.offset + rest.end())
-    return Slip(f"`{spelled}` is spelled with a hyphen", f"write `{spelled.replace('-', '_')}`", at)
+    at = Span(place.source, start, word.end())
+    return Slip(f"`{word[0]}` is spelled with a hyphen", f"write `{word[0].replace('-', '_')}`", at)
 
 
 def _missing_comma(place: Place) -> Slip | None:
@@ -113,7 +116,7 @@ def _missing_comma(place: Place) -> Slip | None:
         return None
     depth = sum({"(": 1, "[": 1, ")": -1, "]": -1}.get(c, 0) for c in place.before[-400:])
     listing = re.search(r"\b(?:quant|pass|ops|same_scale|unify)\b[^{}]*$", place.before[-400:])
-    inside_list = listing is not None and re.match(r"[A-Za-z_][A-Za-z0-9_]*\s*(?:[:,]|\.\.\.)", place.after)
+    inside_list = listing is not None and re.match(r"[A-Za-z_][A-Za-z0-9_]*\s*(?:[:,}]|\.\.\.|[A-Z])", place.after)
     if depth <= 0 and not inside_list:
         return None
     word = re.match(r'[A-Za-z0-9_]+|"[^"\n]*"|.', place.after)
@@ -134,12 +137,6 @@ def _c_operators(place: Place) -> Slip | None:
     for sign, word in (("&&", "and"), ("||", "or"), ("!", "not")):
         if place.after.startswith(sign) and not place.after.startswith("!="):
             return Slip(f"`{sign}` is written `{word}` here", f"write `{word}`")
-    return None
-
-
-def _bar_in_condition(place: Place) -> Slip | None:
-    if place.after.startswith("||"):
-        return Slip("`||` is written `or` here", "write `or`")
     return None
 
 
@@ -166,23 +163,18 @@ def _slashes(place: Place) -> Slip | None:
 
 
 def _stray_doc(place: Place) -> Slip | None:
-    if not place.after.startswith("##"):
+    line = place.before.rfind("\n") + 1
+    stray = place.before[line:].lstrip().startswith("##")
+    if not stray and not place.after.startswith("##"):
         return None
-    return Slip("`##` documents a declaration, and none follows here", "write `#` for a remark")
+    at = Span(place.source, line, len(place.before)) if stray else None
+    return Slip("`##` documents a declaration, and none follows here", "write `#` for a remark", at)
 
 
 def _fat_arrow(place: Place) -> Slip | None:
     if not place.after.startswith("=>") and not (place.before.endswith("-") and place.after.startswith(">")):
         return None
     return Slip("steps of a chain are joined by `->` or `~>`", "write `->`")
-
-
-def _python_none(place: Place) -> Slip | None:
-    word = re.match(r"(None|null|True|False)\b", place.after)
-    if word is None:
-        return None
-    right = {"None": "none", "null": "none", "True": "true", "False": "false"}[word[1]]
-    return Slip(f"`{word[1]}` is spelled `{right}`", f"write `{right}`")
 
 
 def _word_elsewhere(place: Place) -> Slip | None:
@@ -205,7 +197,8 @@ def _int_type(place: Place) -> Slip | None:
 
 
 def _range_dots(place: Place) -> Slip | None:
-    if place.allows("..") and re.match(r"(?:\.{3}|-|to\b|,)", place.after):
+    third = place.source.text[: place.offset].endswith("..") and place.after.startswith(".")
+    if third or (place.allows("..") and re.match(r"(?:\.{3}|-|to\b|,)", place.after)):
         return Slip("a range is written with two dots", "write `low .. high`")
     return None
 
@@ -224,7 +217,6 @@ TABLE: tuple[Entry, ...] = (
     _hyphen,
     _c_operators,
     _int_type,
-    _python_none,
     _range_dots,
     _word_elsewhere,
     _missing_match,

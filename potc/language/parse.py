@@ -104,7 +104,7 @@ def _report(error: UnexpectedInput, source: Source, problems: Diagnostics) -> in
     if isinstance(error, UnexpectedToken):
         token = error.token
         allowed = set(error.accepts or error.expected)
-        if token.type != "$END":
+        if token is not None and token.type != "$END":
             offset = token.start_pos or 0
     elif isinstance(error, UnexpectedCharacters):
         offset = error.pos_in_stream or 0
@@ -128,7 +128,8 @@ def _resume(parser: InteractiveParser, source: Source, offset: int, before: int)
         if start < offset or start <= before or _inside_text(source.text, start):
             continue
         if _unwind(parser, grammar().keywords[match[1]]):
-            parser.lexer_thread.state.line_ctr.char_pos = start
+            lexer: Any = parser.lexer_thread
+            lexer.state.line_ctr.char_pos = start
             return start
     return -1
 

@@ -81,37 +81,36 @@ class Lowering:
         for bind in block.binds:
             for name in bind.names:
                 later.pop(name, None)
-            for arg in bind.node.args or ():
-                if isinstance(arg, syntax.ArgCapture) and arg.name in later:
-                    self.scope.error(
-                        "unbound-name",
-                        f"`{arg.name}` is used before its line",
-                        arg.span,
-                        "move its line up",
-                        later[arg.name].span,
-                        "its line",
-                    )
-                if isinstance(arg, syntax.ArgPrevious):
-                    self.scope.error(
-                        "unbound-name",
-                        "`prev` means something in a chain of `->` only",
-                        arg.span,
-                        "write the name of the line",
-                    )
+            node = replace(bind.node, args=tuple(self._line_arg(a, later) for a in bind.node.args or ()))
             if len(bind.names) > 1:
                 self.scope.not_supported(
                     "naming more than the first output of a node", bind.span, "name the first output only"
                 )
-            name = bind.names[0]
+            name = next(iter(bind.names))
             if name in low.results or name in low.captures:
                 self.scope.error("duplicate-name", f"`{name}` is bound twice", bind.span, "give each line its own name")
-            index = self._node(bind.node, low, name)
+            index = self._node(node, low, name)
             low.results[name] = index
             low.result = name
         self._reached(block, low)
 
+    def _line_arg(self, arg: syntax.PatternArg, later: Mapping[str, syntax.Bind]) -> syntax.PatternArg:
+        """Tells what a line can't be given; such an argument then stands for anything."""
+        nothing = syntax.ArgCapture("_", "any", False, False, arg.span)
+        if isinstance(arg, syntax.ArgCapture) and arg.name in later:
+            message = f"`{arg.name}` is used before its line"
+            self.scope.error("unbound-name", message, arg.span, "move its line up", later[arg.name].span, "its line")
+            return nothing
+        if isinstance(arg, syntax.ArgPrevious):
+            message = "`prev` means something in a chain of `->` only"
+            self.scope.error("unbound-name", message, arg.span, "write the name of the line")
+            return nothing
+        return arg
+
     def _reached(self, block: syntax.Block, low: Lowered) -> None:
         """Every line must lead to the last one: the match is found from there."""
+        if -1 in low.results.values():
+            return  # a line was told to be wrong already
         waiting, seen = [len(low.nodes) - 1], set[int]()
         while waiting:
             index = waiting.pop()
@@ -130,7 +129,7 @@ class Lowering:
     # ------------------------------------------------------------------------------------------ chains
 
     def _chain(self, chain: syntax.Chain, low: Lowered) -> None:
-        first, rest = chain.steps[0], chain.steps[1:]
+        first, *rest = chain.steps
         head = _single(first)
         if head is None or first.negative or (first.low, first.high) != (1, 1):
             self.scope.not_supported(
@@ -148,7 +147,7 @@ class Lowering:
             if lowered is not None:
                 low.tail.append(lowered)
         if rest:
-            self._result(rest, low)
+            self._result(tuple(rest), low)
 
     def _result(self, steps: tuple[syntax.ChainStep, ...], low: Lowered) -> None:
         """The name of the last step is the result, and may be made by an earlier node where the last steps are optional."""

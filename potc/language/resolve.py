@@ -211,7 +211,7 @@ def _prefers(scope: Scope, inherited: Inherited, rules: tuple[Rule, ...]) -> tup
         for p in scope.prefers
         if all(n.split(".")[0] == inherited.name or "." not in n for n in (p.winner, p.loser))
     ]
-    removed = {n for n in _all_rule_names(scope)} - known
+    removed = _all_rule_names(scope) - known
     for statement, device in (*inherited.prefers, *outer):
         names = (statement.winner, statement.loser)
         missing = [n for n in names if n not in by_name]

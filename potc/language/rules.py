@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from potc.diagnostics.source import Span
 from potc.language import operators, syntax
 from potc.language.conditions import Names
-from potc.language.formats import FeatureValue, Formats
+from potc.language.expression import ExpressionError, evaluate
+from potc.language.formats import Constants, FeatureValue, Formats
 from potc.language.patterns import Lowered, Lowering
 from potc.language.program import (
     Accumulator,
@@ -46,6 +47,7 @@ class Setting:
 def resolve_rule(setting: Setting, definition: syntax.RuleDefinition, device: str) -> Rule | None:
     """One rule, or None where it has no pattern. ``device``: where it is stated."""
     scope = setting.scope
+    before = len(scope.problems)
     match = _only_match(scope, definition.items, definition.span, definition.name)
     if match is None:
         return None
@@ -74,7 +76,8 @@ def resolve_rule(setting: Setting, definition: syntax.RuleDefinition, device: st
             quants[0].span,
             "remove `quant`, or write `rule`",
         )
-    _unused(scope, low, lowering.used | names.used | {q.target for q in quants}, definition.is_float)
+    if not definition.is_float and len(scope.problems) == before:  # a float rule may name inputs for readers
+        _unused(scope, low, lowering.used | names.used | {q.target for q in quants})
     return Rule(
         name=definition.name,
         device=device,
@@ -123,9 +126,7 @@ def _tensor(scope: Scope, names: Names, low: Lowered, name: str, at: Span) -> bo
     return True
 
 
-def _unused(scope: Scope, low: Lowered, used: set[str], is_float: bool) -> None:
-    if is_float:
-        return  # a float rule names inputs for readers
+def _unused(scope: Scope, low: Lowered, used: set[str]) -> None:
     for name, capture in low.captures.items():
         if name in used or name.startswith("_"):
             continue
@@ -161,9 +162,6 @@ def feature_condition(
     scope: Scope, opsets: tuple[int, int], expr: syntax.Expr, features: Mapping[str, FeatureValue]
 ) -> bool:
     """The truth of a condition over features only; False after a mistake."""
-    from potc.language.expression import ExpressionError, evaluate
-    from potc.language.formats import Constants
-
     before = len(scope.problems)
     plain = Names(scope, opsets, features).checked(expr)
     if len(scope.problems) > before:
@@ -290,6 +288,7 @@ def _keep(scope: Scope, names: Names, low: Lowered, definition: syntax.RuleDefin
 def resolve_rewrite(setting: Setting, definition: syntax.RewriteDefinition) -> Rewrite | None:
     """One graph edit, its right side split into nodes and values."""
     scope = setting.scope
+    before = len(scope.problems)
     match = _only_match(scope, definition.items, definition.span, definition.name)
     if match is None:
         return None
@@ -311,7 +310,8 @@ def resolve_rewrite(setting: Setting, definition: syntax.RewriteDefinition) -> R
         scope.error(
             "missing-result", f"`{pattern.result}` must be emitted last", binds[-1].span, "move its line to the end"
         )
-    _unused(scope, low, lowering.used | names.used, is_float=False)
+    if len(scope.problems) == before:
+        _unused(scope, low, lowering.used | names.used)
     return Rewrite(definition.name, definition.once, pattern, requires, emits, definition.span)
 
 
