@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potc.language.lattice import meet, meet_lists
@@ -41,6 +41,7 @@ def test_commutative(a: QType, b: QType) -> None:
     assert meet(a, b) == meet(b, a)
 
 
+@settings(max_examples=1000)
 @given(qtypes(), qtypes(), qtypes())
 def test_associative(a: QType, b: QType, c: QType) -> None:
     left = meet(a, b)
