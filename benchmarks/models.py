@@ -27,7 +27,9 @@ def score(script: Path, model: Path, optimize: str) -> dict[str, object]:
 
 def compile_one(model: Path, data: Path, out: Path, report: Path, rules: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "potc", "compile", str(model), "--rules", rules, "--data", str(data)]
-    return subprocess.run([*command, "-o", str(out), "--report", str(report), "-q"], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, "-o", str(out), "--report", str(report), "-q"], capture_output=True, text=True, check=False
+    )
 
 
 def measure(tree: Path, pair: dict[str, object], rules: str, folder: Path) -> dict[str, object]:
@@ -69,7 +71,9 @@ def main() -> None:
     options = parser.parse_args()
     only = set(filter(None, options.only.split(",")))
     rows: list[dict[str, object]] = []
-    print("| model | metric | n | float | int8 kernels | simulated | SQNR dB | weighted nodes on integer kernels |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | metric | n | float | int8 kernels | simulated | SQNR dB | weighted nodes on integer kernels |\n|---|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

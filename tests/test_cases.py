@@ -34,7 +34,9 @@ def blocks(path: Path) -> dict[str, str]:
 
 def model_from_text(text: str) -> onnx.ModelProto:
     """A model from ONNX text; tensors that are declared without a value become seeded weights."""
-    proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]>\n{text}' if "ir_version" not in text else text)
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 17]>\n{text}' if "ir_version" not in text else text
+    )
     generator = np.random.default_rng(7)
     made = {t.name for t in proto.graph.initializer} | {o for n in proto.graph.node for o in n.output}
     read = {i for n in proto.graph.node for i in n.input}
@@ -42,7 +44,9 @@ def model_from_text(text: str) -> onnx.ModelProto:
     for value in weights:
         shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
         array = generator.normal(0, 1 / max(1, np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
-        proto.graph.initializer.append(numpy_helper.from_array(np.abs(array) if value.name.startswith("var") else array, value.name))
+        proto.graph.initializer.append(
+            numpy_helper.from_array(np.abs(array) if value.name.startswith("var") else array, value.name)
+        )
         proto.graph.value_info.remove(value)
     return proto
 

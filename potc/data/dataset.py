@@ -47,7 +47,11 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
         kind = value.type.tensor_type
         if not value.type.HasField("tensor_type"):
             raise reject("unsupported-input", f"the input `{value.name}` is no tensor", node=value.name)
-        shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim) if kind.HasField("shape") else None
+        shape = (
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+            if kind.HasField("shape")
+            else None
+        )
         specs.append(InputSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
     return tuple(specs)
 
@@ -59,7 +63,11 @@ def check_names(where: str, found: Sequence[str], specs: Sequence[InputSpec]) ->
     extra = [n for n in found if n not in wanted]
     if not missing and not extra:
         return
-    hints = [f"did you mean `{close[0]}` for `{n}`?" for n in extra if (close := difflib.get_close_matches(n, missing, 1, 0.5))]
+    hints = [
+        f"did you mean `{close[0]}` for `{n}`?"
+        for n in extra
+        if (close := difflib.get_close_matches(n, missing, 1, 0.5))
+    ]
     message = f"{where} holds {_listed(found)}; the model's inputs are {', '.join(map(str, specs))}"
     raise reject("wrong-data-names", message, help=" ".join(hints) or "name each array like the input it feeds")
 
@@ -79,7 +87,12 @@ def sample_shape(where: str, spec: InputSpec, stored: tuple[int, ...]) -> tuple[
     shape = (1, *stored) if len(spec.shape) == len(stored) + 1 else stored
     if len(shape) != len(spec.shape):
         message = f"samples of `{spec.name}` in {where} have {len(stored)} axes {stored}; the model takes {spec}"
-        raise reject("wrong-data-shape", message, node=spec.name, help="the first axis counts samples, the rest is what the model takes")
+        raise reject(
+            "wrong-data-shape",
+            message,
+            node=spec.name,
+            help="the first axis counts samples, the rest is what the model takes",
+        )
     for axis, (found, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
         if wanted is not None and found != wanted:
             added = " with the batch axis added" if len(shape) > len(stored) else ""
@@ -90,12 +103,21 @@ def sample_shape(where: str, spec: InputSpec, stored: tuple[int, ...]) -> tuple[
 
 def check_dtype(where: str, spec: InputSpec, stored: np.dtype[np.generic]) -> None:
     """Raises Rejected(wrong-data-type) unless values convert without a change of kind (floats to floats, integers to integers)."""
-    if stored == spec.dtype or (stored.kind == spec.dtype.kind and stored.kind in "fiu") or (stored.kind in "iu" and spec.dtype.kind in "iu"):
+    if (
+        stored == spec.dtype
+        or (stored.kind == spec.dtype.kind and stored.kind in "fiu")
+        or (stored.kind in "iu" and spec.dtype.kind in "iu")
+    ):
         return
     if "V" in (stored.kind, spec.dtype.kind) and "f" in (stored.kind, spec.dtype.kind):
         return  # bfloat16 looks like raw bytes to numpy
     message = f"`{spec.name}` in {where} holds {stored}; the model takes {spec.dtype}"
-    raise reject("wrong-data-type", message, node=spec.name, help="store the samples as the model takes them, after preprocessing")
+    raise reject(
+        "wrong-data-type",
+        message,
+        node=spec.name,
+        help="store the samples as the model takes them, after preprocessing",
+    )
 
 
 def convert(where: str, spec: InputSpec, index: int, sample: np.ndarray) -> np.ndarray:

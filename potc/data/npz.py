@@ -56,7 +56,8 @@ class StoredSamples:
                 rows = [_next(self.path, stream, index) for stream in streams]
                 if index in wanted:
                     yield {
-                        s.name: convert(self.path, s, index, row.reshape(shapes[s.name])) for s, row in zip(self.specs, rows, strict=True)
+                        s.name: convert(self.path, s, index, row.reshape(shapes[s.name]))
+                        for s, row in zip(self.specs, rows, strict=True)
                     }
 
 
@@ -81,10 +82,17 @@ def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None) ->
         sample_shape(path, spec, array.shape[1:])
         size = math.prod(array.shape[1:]) * array.dtype.itemsize
         if size > LARGEST_SAMPLE:
-            raise reject("too-large", f"one sample of `{spec.name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}")
+            raise reject(
+                "too-large",
+                f"one sample of `{spec.name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}",
+            )
         if array.fortran and len(array.shape) > 1:
             help_ = "store it with numpy.ascontiguousarray"
-            raise reject("invalid-data", f"`{spec.name}` in {path} is stored column by column and can't be read sample by sample", help=help_)
+            raise reject(
+                "invalid-data",
+                f"`{spec.name}` in {path} is stored column by column and can't be read sample by sample",
+                help=help_,
+            )
     used = count if limit is None else min(limit, count)
     return StoredSamples(path, tuple(specs), arrays, [i * count // used for i in range(used)], (path,))
 
@@ -125,7 +133,15 @@ def _header(path: str, member: str | None, stream: IO[bytes]) -> _Array:
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = reader(stream)
-    except (ValueError, struct.error, SyntaxError, tokenize.TokenError, TypeError, MemoryError, RecursionError) as error:
+    except (
+        ValueError,
+        struct.error,
+        SyntaxError,
+        tokenize.TokenError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise reject("invalid-data", f"`{member or path}` in {path} has no readable header: {error}") from error
     if dtype.hasobject:
         raise reject("invalid-data", f"`{member or path}` in {path} holds Python objects; only numbers are read")

@@ -40,7 +40,9 @@ def synthetic(specs: Sequence[InputSpec], count: int, seed: int) -> GeneratedSam
     """
     for spec in specs:
         if spec.shape is None or spec.dtype.kind not in "fiubV":
-            raise reject("no-samples", f"samples for {spec} can't be generated", node=spec.name, help="give samples with --data")
+            raise reject(
+                "no-samples", f"samples for {spec} can't be generated", node=spec.name, help="give samples with --data"
+            )
     if count < 1:
         raise reject("no-samples", "at least one sample is needed")
     return GeneratedSamples(tuple(specs), count, seed)

@@ -34,7 +34,11 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     known = {(o.domain or "ai.onnx") for o in after.opset_import}
     after.opset_import.extend(o for o in before.opset_import if (o.domain or "ai.onnx") not in known)
     lowest = {13: 7, 21: 10}  # the IR version that came with an opset
-    after.ir_version = max(after.ir_version, before.ir_version, *(ir for opset, ir in lowest.items() if after.opset_import[0].version >= opset))
+    after.ir_version = max(
+        after.ir_version,
+        before.ir_version,
+        *(ir for opset, ir in lowest.items() if after.opset_import[0].version >= opset),
+    )
     taken = {node.name for node in before.graph.node}
     for i, node in enumerate(after.graph.node):
         if not node.name:

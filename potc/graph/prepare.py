@@ -93,7 +93,9 @@ def _is_shape_of(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
     return node.op_type == "Shape" and node.input[0] in shapes
 
 
-def _compute(proto: onnx.ModelProto, chosen: list[NodeProto], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _compute(
+    proto: onnx.ModelProto, chosen: list[NodeProto], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Values of the chosen nodes' outputs; empty if onnxruntime can't run them."""
     made = {name for node in chosen for name in node.output if name}
     nodes: list[NodeProto] = []
@@ -101,7 +103,9 @@ def _compute(proto: onnx.ModelProto, chosen: list[NodeProto], shapes: dict[str, 
     stored = {t.name for t in proto.graph.initializer}
     for node in chosen:
         source = node.input[0] if node.input else ""
-        if source and source not in made and source not in stored:  # a shape question: ask it of a stand-in without elements
+        if (
+            source and source not in made and source not in stored
+        ):  # a shape question: ask it of a stand-in without elements
             begin, end = (next((a.i for a in node.attribute if a.name == key), None) for key in ("start", "end"))
             answer = np.array(shapes[source][begin:end], np.int64)
             extra.append(numpy_helper.from_array(answer, node.output[0]))
@@ -151,7 +155,9 @@ def _with_values(proto: onnx.ModelProto, chosen: list[NodeProto], values: dict[s
     folded.graph.node.extend(kept)
     read = {name for node in kept for name in (*node.input, *outer_reads(node))}
     removed = [name for node in chosen if node.name in gone for name in node.output if name in read]
-    folded.graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(values[n]) if values[n].ndim else values[n], n) for n in removed)
+    folded.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(values[n]) if values[n].ndim else values[n], n) for n in removed
+    )
     return folded
 
 

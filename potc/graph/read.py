@@ -11,11 +11,11 @@ import networkx as nx
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
-from potc.graph.snapshot import FLOATS, DTYPES, outer_reads
+from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
 
 
 def read_model(path: str) -> Model:
@@ -65,7 +65,11 @@ def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
         for name in filter(None, node.output):
             if name in made:
                 makers = " and ".join(_shown(graph.node[k].name or graph.node[k].op_type) for k in (made[name], i))
-                raise reject("invalid-model", f"`{_shown(name)}` in {path} is made by two nodes: {makers}", node=node.name or None)
+                raise reject(
+                    "invalid-model",
+                    f"`{_shown(name)}` in {path} is made by two nodes: {makers}",
+                    node=node.name or None,
+                )
             made[name] = i
     links: nx.DiGraph[int] = nx.DiGraph()
     sorted_already = True
@@ -78,7 +82,12 @@ def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
         return
     cycle = [graph.node[a] for a, _ in nx.find_cycle(links)]
     names = " -> ".join(_shown(node.name or node.op_type) for node in (*cycle[:6], cycle[0]))
-    raise reject("cyclic-graph", f"{path} has a cycle: {names}", node=cycle[0].name or None, help="a graph must run from inputs to outputs")
+    raise reject(
+        "cyclic-graph",
+        f"{path} has a cycle: {names}",
+        node=cycle[0].name or None,
+        help="a graph must run from inputs to outputs",
+    )
 
 
 def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
@@ -96,7 +105,11 @@ def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
             offset = int(entries.get("offset", 0))
             length = int(entries.get("length", size - offset))
         except ValueError as error:
-            raise reject("invalid-model", f"`{_shown(tensor.name)}` has an external offset or length that is no number", node=tensor.name) from error
+            raise reject(
+                "invalid-model",
+                f"`{_shown(tensor.name)}` has an external offset or length that is no number",
+                node=tensor.name,
+            ) from error
         if offset < 0 or length < 0 or offset + length > size:
             message = f"`{_shown(tensor.name)}` wants bytes {offset} to {offset + length} of {_shown(location)}, which has {size}"
             raise reject("invalid-model", message, node=tensor.name)

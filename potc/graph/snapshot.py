@@ -61,7 +61,9 @@ class Snapshot:
     graph_inputs: frozenset[int]
     graph_outputs: frozenset[int]
     opset: int
-    attributes: dict[int, Mapping[str, object]] = field(default_factory=dict, repr=False, compare=False)  # a cache, by node
+    attributes: dict[int, Mapping[str, object]] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # a cache, by node
     _values: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def is_constant(self, tensor: int) -> bool:
@@ -79,7 +81,11 @@ class Snapshot:
 
     def has_one_reader(self, tensor: int) -> bool:
         """True if exactly one input port reads the tensor and the model does not return it."""
-        return len(self.consumers[tensor]) == 1 and self.consumers[tensor][0][1] != OUTER and tensor not in self.graph_outputs
+        return (
+            len(self.consumers[tensor]) == 1
+            and self.consumers[tensor][0][1] != OUTER
+            and tensor not in self.graph_outputs
+        )
 
     @cached_property
     def graph(self) -> nx.MultiDiGraph:
@@ -128,7 +134,10 @@ def take_snapshot(proto: onnx.ModelProto) -> Snapshot:
     graph = proto.graph
     overridable = {i.name for i in graph.input}
     stored = {t.name: t for t in graph.initializer if t.name not in overridable}
-    reads = [(*node.input, *outer_reads(node)) if any(a.HasField("g") or a.graphs for a in node.attribute) else node.input for node in graph.node]
+    reads = [
+        (*node.input, *outer_reads(node)) if any(a.HasField("g") or a.graphs for a in node.attribute) else node.input
+        for node in graph.node
+    ]
     order, depths = _canonical_order(graph, stored, reads)
     tensors: list[str] = []
     ids: dict[str, int] = {}
@@ -191,7 +200,9 @@ def _index(ops: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return {op: tuple(nodes) for op, nodes in by_op.items()}
 
 
-def _types(graph: onnx.GraphProto, tensors: list[str]) -> tuple[tuple[str | None, ...], tuple[tuple[int | None, ...] | None, ...]]:
+def _types(
+    graph: onnx.GraphProto, tensors: list[str]
+) -> tuple[tuple[str | None, ...], tuple[tuple[int | None, ...] | None, ...]]:
     dtype: dict[str, str | None] = {}
     shape: dict[str, tuple[int | None, ...] | None] = {}
     for values in (graph.value_info, graph.output, graph.input):

@@ -43,7 +43,9 @@ def write_atomic(path: str, data: bytes) -> bool:
         _sync_folder(target.parent)
     except OSError as error:
         help_ = "choose another place with -o, or free some space"
-        raise reject("unwritable-output", f"can't write {path}: {error.strerror or error}", help=help_, exit_code=2) from error
+        raise reject(
+            "unwritable-output", f"can't write {path}: {error.strerror or error}", help=help_, exit_code=2
+        ) from error
     return True
 
 

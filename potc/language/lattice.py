@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from potc.language.program import Granularity, QType
 
+
 def _granularity(a: QType, b: QType) -> tuple[Granularity, str | int | None, int | None]:
     """The nearest common ancestor in the tree per_tensor > per_channel(axis) > per_block(axis, n)."""
     if (a.granularity, a.axis, a.block) == (b.granularity, b.axis, b.block):

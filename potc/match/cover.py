@@ -107,7 +107,15 @@ def choose(program: Program, snapshot: Snapshot, candidates: Iterable[Candidate]
     rest: list[Candidate] = []
     for candidate in candidates:
         (kept if candidate.rule.keep else rest).append(candidate)
-    rest.sort(key=lambda c: (-len(c.match.nodes), order.rank[c.rule.qualified], c.match.nodes[-1], c.rule.qualified, c.match.nodes))
+    rest.sort(
+        key=lambda c: (
+            -len(c.match.nodes),
+            order.rank[c.rule.qualified],
+            c.match.nodes[-1],
+            c.rule.qualified,
+            c.match.nodes,
+        )
+    )
     owner: dict[int, Candidate] = {}
     taken: list[Candidate] = []
     for candidate in rest:
@@ -203,7 +211,11 @@ def _node_implies(a: PatternNode, b: PatternNode) -> bool:
         return False
     for x, y in zip(a.args, b.args, strict=True):
         if isinstance(x, Capture) and isinstance(y, Capture):
-            if (y.kind is not Kind.ANY and x.kind is not y.kind) or (x.optional and not y.optional) or x.variadic != y.variadic:
+            if (
+                (y.kind is not Kind.ANY and x.kind is not y.kind)
+                or (x.optional and not y.optional)
+                or x.variadic != y.variadic
+            ):
                 return False
         elif type(x) is not type(y):
             return False

@@ -146,7 +146,11 @@ class MatchEnvironment(Environment):
             binding = self._bindings[name]
             if isinstance(binding, tuple):
                 return tuple(TensorView(self._snapshot, self._scope, name, b.tensor, b.node, b.port) for b in binding)
-            return None if binding is None else TensorView(self._snapshot, self._scope, name, binding.tensor, binding.node, binding.port)
+            return (
+                None
+                if binding is None
+                else TensorView(self._snapshot, self._scope, name, binding.tensor, binding.node, binding.port)
+            )
         if name in self._scope.features:
             return self._scope.features[name]
         if name in self._scope.axis_names:

@@ -65,13 +65,16 @@ class _State:
         return _State(self.nodes, {**self.bindings, name: binding}, self.matched)
 
 
-
-
 class Matcher:
     """One pattern with its requirements, ready to be matched anywhere in one snapshot."""
 
     def __init__(
-        self, pattern: Pattern, requires: tuple[Require, ...], snapshot: Snapshot, scope: Scope, signatures: Mapping[str, Signature]
+        self,
+        pattern: Pattern,
+        requires: tuple[Require, ...],
+        snapshot: Snapshot,
+        scope: Scope,
+        signatures: Mapping[str, Signature],
     ) -> None:
         self._pattern = pattern
         self._snapshot = snapshot
@@ -112,12 +115,18 @@ class Matcher:
         for placed in self._node(pattern, node, state, None, trail):
             yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node})
 
-    def _node(self, pattern: PatternNode, node: int, state: _State, prev: int | None, trail: Trail | None) -> Iterator[_State]:
+    def _node(
+        self, pattern: PatternNode, node: int, state: _State, prev: int | None, trail: Trail | None
+    ) -> Iterator[_State]:
         """Matches one operator with all its inputs; ``prev`` is the tensor that a chain step arrives by."""
         snapshot = self._snapshot
         if snapshot.ops[node] not in pattern.ops:
             if trail is not None:
-                trail.stop(len(state.nodes), f"`{snapshot.names[node]}` is {snapshot.ops[node]}, wanted {_one_of(pattern.ops)}", pattern.span)
+                trail.stop(
+                    len(state.nodes),
+                    f"`{snapshot.names[node]}` is {snapshot.ops[node]}, wanted {_one_of(pattern.ops)}",
+                    pattern.span,
+                )
             return
         if node in state.nodes:
             return
@@ -215,7 +224,11 @@ class Matcher:
         if tensor < 0 or not self._snapshot.is_constant(tensor):
             return f"is not the constant {arg.value:g}"
         value = self._snapshot.value(tensor)
-        if value.dtype.kind not in "fiu" or value.size == 0 or (abs(value - arg.value) > arg.tolerance * max(abs(arg.value), 1e-30)).any():
+        if (
+            value.dtype.kind not in "fiu"
+            or value.size == 0
+            or (abs(value - arg.value) > arg.tolerance * max(abs(arg.value), 1e-30)).any()
+        ):
             return f"is not {arg.value:g}"
         return ""
 
@@ -243,16 +256,24 @@ class Matcher:
             for tensor in self._snapshot.outputs[node]:
                 if tensor < 0:
                     continue
-                outside = tensor in self._snapshot.graph_outputs or any(c not in inside for c, _ in self._snapshot.consumers[tensor])
+                outside = tensor in self._snapshot.graph_outputs or any(
+                    c not in inside for c, _ in self._snapshot.consumers[tensor]
+                )
                 if outside:
                     if trail is not None:
-                        trail.stop(len(state.nodes), f"`{self._snapshot.tensors[tensor]}` is also read outside of the pattern", self._pattern.span)
+                        trail.stop(
+                            len(state.nodes),
+                            f"`{self._snapshot.tensors[tensor]}` is also read outside of the pattern",
+                            self._pattern.span,
+                        )
                     return False
         return True
 
     # ------------------------------------------------------------------------------------------ chain part
 
-    def _chain(self, steps: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+    def _chain(
+        self, steps: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None
+    ) -> Iterator[_State]:
         if not steps:
             yield state
             return
@@ -271,7 +292,13 @@ class Matcher:
         yield from self._repeat(step, 0, rest, node, state, trail)
 
     def _repeat(
-        self, step: Step, count: int, rest: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None
+        self,
+        step: Step,
+        count: int,
+        rest: tuple[PatternNode | Step, ...],
+        node: int,
+        state: _State,
+        trail: Trail | None,
     ) -> Iterator[_State]:
         if count < step.high:
             for after, placed in self._once(step, node, state, trail):
@@ -314,7 +341,11 @@ class Matcher:
         readers = self._snapshot.consumers[tensor]
         name = self._snapshot.tensors[tensor]
         if not readers:
-            return f"`{name}` is what the model returns" if tensor in self._snapshot.graph_outputs else f"nobody reads `{name}`"
+            return (
+                f"`{name}` is what the model returns"
+                if tensor in self._snapshot.graph_outputs
+                else f"nobody reads `{name}`"
+            )
         names = ", ".join(self._snapshot.names[c] for c, _ in readers[:4])
         also = ", and the model returns it" if tensor in self._snapshot.graph_outputs else ""
         return f"`{name}` has {len(readers)} consumers ({names}){also}"

@@ -77,7 +77,13 @@ def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change,
         model = infer_shapes(drop_dead(model))
     last = next(r for r in program.rewrites if r.name == changes[-1].rewrite)
     help_ = "state `once`, or let each application leave fewer nodes that it matches"
-    raise Rejected([Diagnostic("endless-rewrite", f"`{last.name}` was still matching after {ROUNDS} rounds", at=last.span, help=help_)])
+    raise Rejected(
+        [
+            Diagnostic(
+                "endless-rewrite", f"`{last.name}` was still matching after {ROUNDS} rounds", at=last.span, help=help_
+            )
+        ]
+    )
 
 
 def _round(model: Model, program: Program) -> tuple[Model, list[Change]]:
@@ -138,7 +144,13 @@ class _Edit:
             except ExpressionError as error:
                 where = ", ".join(snapshot.names[n] for n in match.nodes)
                 raise Rejected(
-                    [Diagnostic("failing-emit", f"`{rewrite.name}` can't compute `{emit.name}` at {where}: {error}", at=emit.span)]
+                    [
+                        Diagnostic(
+                            "failing-emit",
+                            f"`{rewrite.name}` can't compute `{emit.name}` at {where}: {error}",
+                            at=emit.span,
+                        )
+                    ]
                 ) from error
         if nodes:
             self._remove_inner(match, nodes)
@@ -160,13 +172,18 @@ class _Edit:
                         node.name = snapshot.names[inner]
 
     def _node(self, emit: EmitNode, match: Match, environment: _EmitEnvironment, result: str, final: bool) -> NodeProto:
-        inputs = [self._input(evaluate(arg, environment), f"{result}/{self._label(arg, k)}", match) for k, arg in enumerate(emit.args)]
+        inputs = [
+            self._input(evaluate(arg, environment), f"{result}/{self._label(arg, k)}", match)
+            for k, arg in enumerate(emit.args)
+        ]
         while inputs and not inputs[-1]:
             inputs.pop()
         output = result if final else self._fresh(f"{result}/{emit.name}")
         domain, _, op = emit.op.rpartition("::")
         last = self._snapshot.names[match.nodes[-1]]
-        node = helper.make_node(op, inputs, [output], name=last if final else self._fresh(f"{last}/{emit.name}"), domain=domain or None)
+        node = helper.make_node(
+            op, inputs, [output], name=last if final else self._fresh(f"{last}/{emit.name}"), domain=domain or None
+        )
         named = {name: evaluate(value, environment) for name, value in emit.attributes}
         if emit.copy_from is not None:
             bound = match.bindings[emit.copy_from]
@@ -208,7 +225,9 @@ class _Edit:
         source = target.tensor
         touched = (*snapshot.consumers[result], *snapshot.consumers[source])
         old, new = (source, result) if result in snapshot.graph_outputs else (result, source)
-        movable = old not in snapshot.graph_outputs and old not in snapshot.graph_inputs and not snapshot.is_constant(old)
+        movable = (
+            old not in snapshot.graph_outputs and old not in snapshot.graph_inputs and not snapshot.is_constant(old)
+        )
         names = {snapshot.tensors[old], snapshot.tensors[new]}
         chained = names & (self._renamed.keys() | set(self._renamed.values()))
         if any(port == OUTER for _, port in touched) or not movable or chained:

@@ -64,10 +64,14 @@ def _constant(
     axes = {t: _axis(t, bound, snapshot, scope, rank) for t in allowed}
     types = tuple(t for t in allowed if t.granularity is Granularity.PER_TENSOR or axes[t] is not None)
     if not types:
-        raise Unmet(candidate, Origin(rule.qualified, place, f"`{name}` has no axis `{allowed[0].axis}` for its scales"))
+        raise Unmet(
+            candidate, Origin(rule.qualified, place, f"`{name}` has no axis `{allowed[0].axis}` for its scales")
+        )
     signature = scope.signatures.get(snapshot.ops[bound.node])
     role = signature.inputs[bound.port].role if signature is not None and bound.port < len(signature.inputs) else "act"
-    origin = Origin(rule.qualified, place, f"`{statement.target}` of the kernel at {snapshot.names[candidate.match.nodes[0]]}")
+    origin = Origin(
+        rule.qualified, place, f"`{statement.target}` of the kernel at {snapshot.names[candidate.match.nodes[0]]}"
+    )
     return ConstantQuantizer(
         tensor=name,
         node=snapshot.names[bound.node],
@@ -119,7 +123,9 @@ def _lanes(accumulator: Accumulator, bound: Bound, snapshot: Snapshot, scope: Sc
     """Axis roles of an ``accum`` statement as axis numbers; ``kernel`` is every axis that has no role."""
     named = {
         role: axis
-        for role, axis in ((r, axis_of(snapshot, scope.signatures, bound.node, bound.port, r, rank)) for r in ("in", "out"))
+        for role, axis in (
+            (r, axis_of(snapshot, scope.signatures, bound.node, bound.port, r, rank)) for r in ("in", "out")
+        )
         if axis is not None
     }
     order: list[int] = []

@@ -42,7 +42,8 @@ def _reasons(
             return (Origin(owner.rule.qualified, owner.rule.span.place, note),)
         return (refused[id(owner)],)
     reasons = tuple(
-        Origin(rule.qualified, (trail.at or rule.span).place, trail.reason or "no match") for rule, trail in finder.near_misses(node)
+        Origin(rule.qualified, (trail.at or rule.span).place, trail.reason or "no match")
+        for rule, trail in finder.near_misses(node)
     )
     reasons = reasons or _tail_reasons(snapshot, finder, cover, node)
     if reasons:
@@ -64,5 +65,7 @@ def _tail_reasons(snapshot: Snapshot, finder: Finder, cover: Cover, node: int) -
             if trail.reason:
                 place = (trail.at or maker.rule.span).place
                 first = snapshot.names[maker.match.nodes[0]]
-                reasons.append(Origin(maker.rule.qualified, place, f"not part of the kernel at {first}: {trail.reason}"))
+                reasons.append(
+                    Origin(maker.rule.qualified, place, f"not part of the kernel at {first}: {trail.reason}")
+                )
     return tuple(reasons)

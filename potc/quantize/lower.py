@@ -72,7 +72,10 @@ class _Editor:
     def _store(self, graph: gs.Graph, node: gs.Node, constant: ConstantQuantizer, index: int) -> None:
         """Integers and a DequantizeLinear in place of a float constant; equal ones are shared between kernels."""
         params, codes = self._params.constants[index], self._params.codes[index]
-        key = (constant.tensor, b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), str(params.axis).encode())))
+        key = (
+            constant.tensor,
+            b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), str(params.axis).encode())),
+        )
         output = self._stored.get(key)
         if output is None:
             old = node.inputs[constant.port]
@@ -98,7 +101,9 @@ class _Editor:
         inputs = [source, scale, zero_point]
         graph.nodes.append(gs.Node("QuantizeLinear", self._fresh(f"{name}/quantize"), attributes, inputs, [codes]))
         inputs = [codes, scale, zero_point]
-        graph.nodes.append(gs.Node("DequantizeLinear", self._fresh(f"{name}/dequantize"), dict(attributes), inputs, [target]))
+        graph.nodes.append(
+            gs.Node("DequantizeLinear", self._fresh(f"{name}/dequantize"), dict(attributes), inputs, [target])
+        )
 
     def _replace(self, graph: gs.Graph, tensor: gs.Variable, params: QuantParams) -> None:
         """Everybody reads the dequantized value, which keeps the tensor's name; the producer writes ``t/float``."""
@@ -109,12 +114,19 @@ class _Editor:
         self._pair(graph, raw, tensor.name, tensor, params)
 
     def _beside(
-        self, graph: gs.Graph, nodes: Mapping[str, gs.Node], tensor: gs.Variable, insertion: Insertion, params: QuantParams
+        self,
+        graph: gs.Graph,
+        nodes: Mapping[str, gs.Node],
+        tensor: gs.Variable,
+        insertion: Insertion,
+        params: QuantParams,
     ) -> None:
         """Only the named readers read the dequantized value."""
         target = gs.Variable(self._fresh(f"{tensor.name}/dequantized"), tensor.dtype, tensor.shape)
         if insertion.consumers is None:
-            readers = [(reader, p) for reader in list(tensor.outputs) for p, t in enumerate(reader.inputs) if t is tensor]
+            readers = [
+                (reader, p) for reader in list(tensor.outputs) for p, t in enumerate(reader.inputs) if t is tensor
+            ]
         else:
             readers = [(nodes[name], port) for name, port in insertion.consumers]
         for reader, port in readers:

@@ -50,7 +50,7 @@ def narrow(
             continue
         rows = rows_of(values, axis, accumulator.order)
         if accumulator.lanes > 1:
-            limits = _limits(accumulator, activation_span)
+            limits = lane_limits(accumulator, activation_span)
             safe = _narrowed(rows, after.reshape(-1), accumulator.lanes, limits)
             after = safe.reshape(before.shape)
         else:
@@ -63,8 +63,8 @@ def unsafe_groups(codes: np.ndarray, axis: int | None, lanes: Lanes, activation_
     """How many groups of neighbours could leave the storage, for any activations. ``codes``: integer weights, zero
     point 0.
     """
-    groups = _grouped(rows_of(codes, axis, lanes.order).astype(np.int64), lanes.lanes)
-    low, high = _limits(lanes, activation_span)
+    groups = grouped(rows_of(codes, axis, lanes.order).astype(np.int64), lanes.lanes)
+    low, high = lane_limits(lanes, activation_span)
     positive = np.where(groups > 0, groups, 0).sum(-1)
     negative = np.where(groups < 0, groups, 0).sum(-1)
     return int(np.count_nonzero((positive > high) | (negative < low)))
@@ -84,14 +84,14 @@ def rows_of(values: np.ndarray, axis: int | None, order: tuple[int, ...]) -> np.
     return moved.reshape(channels, apart, summed)
 
 
-def _limits(lanes: Lanes, activation_span: int) -> tuple[int, int]:
+def lane_limits(lanes: Lanes, activation_span: int) -> tuple[int, int]:
     """The lowest and highest sum of weight codes of one sign that a group may have."""
     bits = int(lanes.storage[1:])
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if lanes.storage[0] == "i" else (0, (1 << bits) - 1)
     return -(-low // activation_span), high // activation_span
 
 
-def _grouped(rows: np.ndarray, lanes: int) -> np.ndarray:
+def grouped(rows: np.ndarray, lanes: int) -> np.ndarray:
     """[C, R, K] as [C, G, lanes]: groups start at the start of each row, a short last one is filled with zeros."""
     channels, height, length = rows.shape
     missing = -length % lanes
@@ -103,7 +103,7 @@ def _grouped(rows: np.ndarray, lanes: int) -> np.ndarray:
 def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int, int]) -> np.ndarray:
     """[C] float32 safe scales for [C, R, K] weights."""
     # float32 is enough to sort groups into safe and suspect: a margin below covers its rounding.
-    groups = _grouped(rows.astype(np.float32, copy=False), lanes)
+    groups = grouped(rows.astype(np.float32, copy=False), lanes)
     result = scale.copy()
     for sign, limit in ((1, limits[1]), (-1, -limits[0])):
         sums = np.maximum(groups * np.float32(sign), 0).sum(-1, dtype=np.float64)
@@ -121,7 +121,7 @@ def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int
 
 def rows_at(rows: np.ndarray, channel: np.ndarray, index: np.ndarray, lanes: int) -> np.ndarray:
     """Groups ``index`` of channels ``channel`` in float64: [n, lanes]."""
-    return _grouped(rows, lanes)[channel, index].astype(np.float64)
+    return grouped(rows, lanes)[channel, index].astype(np.float64)
 
 
 def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit: int) -> np.ndarray:
@@ -154,13 +154,13 @@ def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit:
 
 def _surely_fits(values: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> bool:
     """A cheap bound: as many products as ``order`` has, each with the largest code of the whole tensor."""
-    low, high = _limits(lanes, activation_span)
+    low, high = lane_limits(lanes, activation_span)
     largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0))) / float(scale.min(initial=np.inf))
     return math.prod(values.shape[a] for a in lanes.order) * (largest + 0.5) <= min(high, -low)
 
 
 def _overflow(rows: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> str:
-    low, high = _limits(lanes, activation_span)
+    low, high = lane_limits(lanes, activation_span)
     codes = np.rint(rows / scale.astype(np.float64)[:, None, None])
     positive = np.maximum(codes, 0).sum(-1).max(initial=0)
     negative = np.minimum(codes, 0).sum(-1).min(initial=0)

@@ -14,6 +14,7 @@ import numpy as np
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity, QType
 from potc.quantize.calibrate import Ranges
+from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.plan import ConstantQuantizer, Plan, Quantizer
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
@@ -89,7 +90,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
             found.append(_derived(constant, values, activations, found))
         else:
             found.append(_constant(constant, values, settings))
-    codes = tuple(quantize(c.values, c.params) for c in found)
+    codes = tuple(_codes(c) for c in found)
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
     return Params(
         tuple(activations),
@@ -207,9 +208,11 @@ def _narrowed(solved: _Constant) -> _Constant:
     scale = narrowing.scale
     if params.qtype.power_of_two:  # the next power of two above a safe scale is safe as well
         scale = np.exp2(np.ceil(np.log2(scale.astype(np.float64)))).astype(np.float32)
-        factor = scale.astype(np.float64) / params.scale.astype(np.float64)
-        narrowing = replace(narrowing, scale=scale, factor=factor)
-    reason = f"{solved.reason}; {narrowing.at_risk} of {scale.size} scales grown so that no sum of neighbours saturates"
+    factor = scale.astype(np.float64) / params.scale.astype(np.float64)
+    narrowing = replace(narrowing, scale=scale, factor=factor)
+    reason = (
+        f"{solved.reason}; {narrowing.at_risk} of {scale.size} channels narrowed so that no sum of neighbours saturates"
+    )
     return replace(solved, params=replace(params, scale=scale), reason=reason, narrowing=narrowing)
 
 
@@ -288,6 +291,18 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------- codes
+
+
+def _codes(solved: _Constant) -> np.ndarray:
+    """Rounded to nearest, then leveled: no channel's sum shifts, and no group of neighbours becomes able to saturate."""
+    params, values = solved.params, solved.values
+    codes = quantize(values, params)
+    if not solved.constant.lanes or not is_symmetric(params.qtype) or not codes.size:
+        return codes
+    # The narrowest lanes decide which codes may move; with one lane per sum any may.
+    lanes = max(solved.constant.lanes, key=lambda a: a.lanes)
+    bounds = (params.qtype.low, params.qtype.high)
+    return level(codes, values, params.scale, params.axis, lanes, ACTIVATION_SPAN, bounds)
 
 
 def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:

@@ -39,7 +39,9 @@ class Ask:
             return Origin(self.name, self.span.place, f"{self.name} of the device")
         verb = "made" if self.reader is None else "read"
         node = snapshot.names[self.candidate.match.nodes[0]]
-        return Origin(self.candidate.rule.qualified, self.span.place, f"{verb} as `{self.name}` by the kernel at {node}")
+        return Origin(
+            self.candidate.rule.qualified, self.span.place, f"{verb} as `{self.name}` by the kernel at {node}"
+        )
 
 
 @dataclass(slots=True)
@@ -205,7 +207,11 @@ def _sweep_up(snapshot: Snapshot, wishes: Wishes) -> frozenset[int]:
             readers = snapshot.consumers[tensor]
             heard = [r for r in readers if r in wanted or (r[0] in through and r[1] != OUTER)]
             some = some or bool(heard) or (-1, tensor) in wanted
-            every = every and len(heard) == len(readers) and (tensor not in snapshot.graph_outputs or (-1, tensor) in wanted)
+            every = (
+                every
+                and len(heard) == len(readers)
+                and (tensor not in snapshot.graph_outputs or (-1, tensor) in wanted)
+            )
         if some and (every or all(t in wishes.stored for t in ins)):
             through.add(node)
     return frozenset(through)
@@ -263,7 +269,9 @@ def _place(
     for tensor in range(len(snapshot.tensors)):
         made = wishes.made.get(tensor)
         wanted = wishes.wanted_by(tensor)
-        readers = [r for r in snapshot.consumers[tensor] if r in wanted or (r in into and tensor in ports(snapshot, r[0])[0])]
+        readers = [
+            r for r in snapshot.consumers[tensor] if r in wanted or (r in into and tensor in ports(snapshot, r[0])[0])
+        ]
         output = (-1, tensor) in wanted
         if tensor in passed or output or (made is not None and (readers or not made.alternatives.none)):
             placed[tensor] = None

@@ -64,12 +64,16 @@ def test_constant_chains_fold_and_dead_nodes_go() -> None:
 
 
 def test_random_results_are_not_constants() -> None:
-    model = named('<ir_version: 9, opset_import: ["" : 17]>\ng () => (float[4] y) { r = RandomNormal <shape = [4]> () y = Relu (r) }')
+    model = named(
+        '<ir_version: 9, opset_import: ["" : 17]>\ng () => (float[4] y) { r = RandomNormal <shape = [4]> () y = Relu (r) }'
+    )
     assert [n.op_type for n in prepared(model).proto.graph.node] == ["RandomNormal", "Relu"]
 
 
 def test_an_overridable_initializer_is_no_constant() -> None:
-    model = named('<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x, float[4] w) => (float[4] y) <float[4] w = {1, 2, 3, 4}> { d = Neg (w) y = Mul (x, d) }')
+    model = named(
+        '<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x, float[4] w) => (float[4] y) <float[4] w = {1, 2, 3, 4}> { d = Neg (w) y = Mul (x, d) }'
+    )
     assert len(prepared(model).proto.graph.node) == 2
 
 
@@ -150,7 +154,9 @@ def test_unwritable_places_exit_2(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_writing_leaves_the_old_file(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out.onnx"
     target.write_bytes(b"old")
 
@@ -170,6 +176,8 @@ def test_bytes_are_deterministic() -> None:
 
 
 def test_scalars_survive_folding() -> None:
-    model = named('<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[4] y) <float s = {2.0}> { a = Neg (s) y = Mul (x, a) }')
+    model = named(
+        '<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[4] y) <float s = {2.0}> { a = Neg (s) y = Mul (x, a) }'
+    )
     (stored,) = prepared(model).proto.graph.initializer
     assert numpy_helper.to_array(stored).shape == ()

@@ -181,9 +181,16 @@ def test_negative_dimensions_mean_any_size(tmp_path: Path) -> None:
 
 
 def test_a_cycle_through_a_nested_graph_is_named(tmp_path: Path) -> None:
-    then = helper.make_graph([helper.make_node("Identity", ["y"], ["o"])], "then", [], [helper.make_empty_tensor_value_info("o")])
+    then = helper.make_graph(
+        [helper.make_node("Identity", ["y"], ["o"])], "then", [], [helper.make_empty_tensor_value_info("o")]
+    )
     node = helper.make_node("If", ["c"], ["y"], name="loop", then_branch=then, else_branch=then)
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("c", TensorProto.BOOL, [])], [helper.make_tensor_value_info("y", 1, [1])])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("y", 1, [1])],
+    )
     error = rejected(save(tmp_path, helper.make_model(graph)))
     assert error.diagnostics[0].code == "cyclic-graph"
     assert "loop" in error.diagnostics[0].message

@@ -240,7 +240,7 @@ def test_narrowing_is_reported_and_applied() -> None:
     solved = solve_params(plan, Ranges({"x": statistic((0, 1))}), values, RangeSettings())
     assert solved.codes[0].tolist() == [[64, 64], [127, -127]]
     assert solved.narrowing[0].at_risk == 1
-    assert "1 of 2 scales" in solved.constant_reasons[0]
+    assert "1 of 2 channels" in solved.constant_reasons[0]
 
 
 def test_a_bias_beyond_any_weight_scale_is_told() -> None:
