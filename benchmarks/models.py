@@ -71,9 +71,8 @@ def main() -> None:
     options = parser.parse_args()
     only = set(filter(None, options.only.split(",")))
     rows: list[dict[str, object]] = []
-    print(
-        "| model | metric | n | float | int8 kernels | simulated | SQNR dB | weighted nodes on integer kernels |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| model | metric | n | float | int8 kernels | simulated | SQNR dB | weighted nodes on integer kernels |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.M | re.S)
 
 
 def blocks(path: Path) -> dict[str, str]:
-    return {kind: body for kind, body in BLOCK.findall(path.read_text())}
+    return dict(BLOCK.findall(path.read_text()))
 
 
 def model_from_text(text: str) -> onnx.ModelProto:

@@ -30,8 +30,11 @@ class InputSpec:
 class Dataset(Protocol):
     """Calibration samples. ``files``: what was read; ``generated``: True where no real data was given."""
 
-    files: tuple[str, ...]
-    generated: bool
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
+    @property
+    def generated(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -96,7 +99,8 @@ def sample_shape(where: str, spec: InputSpec, stored: tuple[int, ...]) -> tuple[
     for axis, (found, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
         if wanted is not None and found != wanted:
             added = " with the batch axis added" if len(shape) > len(stored) else ""
-            message = f"samples of `{spec.name}` in {where} are {'x'.join(map(str, shape))}{added}: axis {axis} is {found}, the model takes {wanted}"
+            sizes = "x".join(map(str, shape))
+            message = f"samples of `{spec.name}` in {where} are {sizes}{added}: axis {axis} is {found}, the model takes {wanted}"
             raise reject("wrong-data-shape", message, node=spec.name, help=f"the model takes {spec}")
     return shape
 

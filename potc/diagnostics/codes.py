@@ -91,7 +91,7 @@ _LANGUAGE = {
         "Give `true` or `false`, or a number, as the feature's definition says.",
     ),
     "pass-and-quant": (
-        "An operator is declared twice with meanings that exclude each other: it passes quantizers through, stays float, or is a kernel.",
+        "An operator is declared twice with meanings that exclude each other: pass-through, float, or a kernel.",
         "Take it out of one of the statements, or narrow one.",
     ),
     "circular-prefer": ("`prefer` statements put a rule above itself.", "Remove one of the circle."),

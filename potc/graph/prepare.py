@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -130,7 +131,7 @@ def _compute(
     return {**values, **same}
 
 
-def _fixed(nodes: Iterable[NodeProto], first: dict[str, object], second: dict[str, object]) -> dict[str, np.ndarray]:
+def _fixed(nodes: Iterable[NodeProto], first: dict[str, Any], second: dict[str, Any]) -> dict[str, np.ndarray]:
     """Results that are arrays, small enough, and the same in both runs, and whose inputs are."""
     fixed: dict[str, np.ndarray] = {}
     moving: set[str] = set()
@@ -138,10 +139,10 @@ def _fixed(nodes: Iterable[NodeProto], first: dict[str, object], second: dict[st
         for name in filter(None, node.output):
             a, b = first[name], second[name]
             steady = isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.dtype != object
-            if steady and not moving.intersection(node.input) and a.tobytes() == b.tobytes() and a.nbytes <= LARGEST:
-                fixed[name] = a
-            else:
+            if not moving.isdisjoint(node.input) or not steady or a.tobytes() != b.tobytes() or a.nbytes > LARGEST:
                 moving.add(name)
+            else:
+                fixed[name] = a
     return fixed
 
 

@@ -7,7 +7,7 @@ name. So neither the order of nodes in the file nor (except between twins) their
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -218,7 +218,7 @@ def _types(
 
 
 def _canonical_order(
-    graph: onnx.GraphProto, stored: Mapping[str, TensorProto], reads: list[tuple[str, ...]]
+    graph: onnx.GraphProto, stored: Mapping[str, TensorProto], reads: Sequence[Sequence[str]]
 ) -> tuple[list[int], list[int]]:
     """Node positions sorted by (depth, structural hash, name), and the depth of each position of the file."""
     hashes: dict[str, bytes] = {"": b""}
@@ -248,7 +248,7 @@ def _canonical_order(
     return [key[3] for key in sorted(keys)], depths
 
 
-def _topological(graph: onnx.GraphProto, reads: list[tuple[str, ...]]) -> list[int]:
+def _topological(graph: onnx.GraphProto, reads: Sequence[Sequence[str]]) -> list[int]:
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     waiting = [0] * len(graph.node)
     readers: list[list[int]] = [[] for _ in graph.node]

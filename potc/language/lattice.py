@@ -20,7 +20,8 @@ def meet(a: QType, b: QType) -> QType | None:
     """The most expressive format that both allow; None if there is none.
 
     Commutative, associative and idempotent. Storage must agree; code ranges intersect; symmetric is below asymmetric,
-    per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero point is below a free one.
+    per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero
+    point is below a free one.
     """
     if a.storage != b.storage:
         return None

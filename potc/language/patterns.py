@@ -225,7 +225,7 @@ class Lowering:
         return self.scope.patterns.get(node.ops[0]) if len(node.ops) == 1 else None
 
     def _node(self, node: syntax.NodePattern, low: Lowered, name: str | None) -> int:
-        """Adds a node of the DAG part, or all nodes of a pattern; the index of the one that gives the result, -1 after a mistake."""
+        """Adds a node of the DAG part, or all nodes of a pattern; the index of the one that gives the result (-1: a mistake)."""
         definition = self._definition(node)
         if definition is not None:
             inner = self._inlined(node, definition, low)

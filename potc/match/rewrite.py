@@ -249,7 +249,7 @@ class _Edit:
         edited.CopyFrom(proto)
         nodes: list[NodeProto] = []
         for node in edited.graph.node:
-            nodes.extend(self._replaced[node.name] if node.name in self._replaced else (node,))
+            nodes.extend(self._replaced.get(node.name, (node,)))
         for node in nodes:
             _rename(node, self._renamed)
         kept = [NodeProto.FromString(n.SerializeToString()) for n in nodes]

@@ -5,24 +5,35 @@ stay readable: the tensor ``t`` keeps its name as the dequantized value where ev
 makes becomes ``t/float``.
 """
 
+# graphsurgeon declares sequences where it keeps lists, and shapes that can not be None although they can.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
 
 from potc.graph.envelope import through_graphsurgeon
 from potc.graph.model import Model
 from potc.quantize.params import Params, QuantParams
 from potc.quantize.plan import ConstantQuantizer, Insertion, Plan
 
-STORAGE: Mapping[str, np.dtype] = {
-    **{f"{s}{bits}": np.dtype(f"{kind}{bits // 8}") for s, kind in (("u", "u"), ("i", "i")) for bits in (8, 16, 32)},
-    "i4": np.dtype(ml_dtypes.int4),
-    "u4": np.dtype(ml_dtypes.uint4),
+STORAGE: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    for name, kind in {
+        "u4": TensorProto.UINT4,
+        "i4": TensorProto.INT4,
+        "u8": TensorProto.UINT8,
+        "i8": TensorProto.INT8,
+        "u16": TensorProto.UINT16,
+        "i16": TensorProto.INT16,
+        "i32": TensorProto.INT32,
+    }.items()
 }
 
 

@@ -76,6 +76,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         return kind(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{path} must be {kind.__name__}, found {value!r}")
+    single: Any = kind
+    if not isinstance(value, single) or (isinstance(value, bool) and single is not bool):
+        raise TypeError(f"{path} must be {single.__name__}, found {value!r}")
     return value

@@ -156,11 +156,10 @@ def _hear(candidate: Candidate, snapshot: Snapshot, scope: Scope, wishes: Wishes
     rule, match = candidate.rule, candidate.match
     environment = MatchEnvironment(snapshot, scope, match.bindings, None)
     for require in rule.requires:
-        if is_late(require):
-            if not is_true(require.condition, environment):
-                reason = why_not(require.condition, environment)
-                wishes.refused[id(candidate)] = Origin(rule.qualified, require.span.place, require.reason or reason)
-                return
+        if is_late(require) and not is_true(require.condition, environment):
+            reason = why_not(require.condition, environment)
+            wishes.refused[id(candidate)] = Origin(rule.qualified, require.span.place, require.reason or reason)
+            return
     asks: list[tuple[int, Ask]] = []
     for statement in rule.quants:
         binding = match.bindings.get(statement.target)
