@@ -39,6 +39,7 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
     preset: str = "mixed"
     estimator: str = "max"
+    use_fast_bias: bool = True
     samples: int | None = None
 
 
@@ -87,7 +88,9 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     trace.stage("calibrate")
     ranges = calibrate(prepared, plan, samples, trace.progress)
     trace.stage("solve")
-    params = solve_params(plan, ranges, weights(prepared, plan), RangeSettings(job.preset, job.estimator))
+    params = solve_params(
+        plan, ranges, weights(prepared, plan), RangeSettings(job.preset, job.estimator, job.use_fast_bias)
+    )
     trace.stage("lower")
     compiled = serialize(lower(raise_opset(prepared, opset_for(params)), plan, params))
     trace.stage("verify")

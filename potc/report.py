@@ -111,6 +111,7 @@ class Report:
     rules_digest: str
     preset: str
     estimator: str
+    use_fast_bias: bool
     samples: int
     generated: bool
     bytes_before: int
@@ -146,6 +147,7 @@ def report(compilation: Compilation) -> Report:
         rules_digest=program.digest,
         preset=job.preset,
         estimator=job.estimator,
+        use_fast_bias=job.use_fast_bias,
         samples=len(compilation.samples),
         generated=compilation.samples.generated,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),

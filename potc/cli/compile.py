@@ -67,6 +67,9 @@ class Outputs:
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
 @click.option("--preset", type=click.Choice(["performance", "mixed", "accuracy"]), default="mixed", show_default=True)
 @click.option("--range-estimator", "estimator", type=click.Choice(["max", "mean"]), default="max", show_default=True)
+@click.option(
+    "--fast-bias/--no-fast-bias", "use_fast_bias", default=True, help="Let biases take over what rounding shifts [on]."
+)
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
 @click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
@@ -118,6 +121,7 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         settings=dict(_setting(s) for s in words["settings"]),
         preset=words["preset"],
         estimator=words["estimator"],
+        use_fast_bias=words["use_fast_bias"],
         samples=words["samples"],
     )
 

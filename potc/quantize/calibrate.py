@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,17 @@ from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import reject
 from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
-from potc.quantize.observe import REDUCTIONS, Statistic, expose, instrument, merge, reductions
+from potc.quantize.observe import (
+    REDUCTIONS,
+    ChannelMean,
+    Statistic,
+    expose,
+    instrument,
+    mean_outputs,
+    merge,
+    merge_means,
+    reductions,
+)
 from potc.quantize.plan import Plan
 
 VERSION = 1
@@ -28,9 +38,13 @@ Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a sessio
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """A ``Statistic`` for each observed tensor, by name."""
+    """A ``Statistic`` for each observed tensor, and a ``ChannelMean`` for each that a correction asks about, by name.
+
+    The means have no JSON form: ranges that were saved can be solved, not corrected.
+    """
 
     by_tensor: Mapping[str, Statistic]
+    means: Mapping[str, ChannelMean] = field(default_factory=dict[str, ChannelMean])
 
     def to_json(self) -> str:
         """One JSON document with names sorted, so equal ranges are equal text."""
@@ -60,7 +74,11 @@ def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
     """The ranges of the samples of both: associative and commutative to the bit."""
     names = dict.fromkeys((*a.by_tensor, *b.by_tensor))
     empty = Statistic()
-    return Ranges({n: merge(a.by_tensor.get(n, empty), b.by_tensor.get(n, empty)) for n in names})
+    none = ChannelMean()
+    return Ranges(
+        {n: merge(a.by_tensor.get(n, empty), b.by_tensor.get(n, empty)) for n in names},
+        {n: merge_means(a.means.get(n, none), b.means.get(n, none)) for n in dict.fromkeys((*a.means, *b.means))},
+    )
 
 
 def calibrate(model: Model, plan: Plan, dataset: Dataset, progress: Callable[[int, int], None]) -> Ranges:
@@ -72,26 +90,35 @@ def calibrate(model: Model, plan: Plan, dataset: Dataset, progress: Callable[[in
     tensors = plan.observed
     if not tensors:
         return Ranges({})
-    observer = _Observer(model, tensors)
+    channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections}
+    observer = _Observer(model, tensors, list(channels.values()))
     total = len(dataset)
     for index, feed in enumerate(dataset.feeds()):
         observer.see(index, feed)
         progress(index + 1, total)
-    return Ranges(dict(zip(tensors, observer.statistics, strict=True)))
+    return Ranges(
+        dict(zip(tensors, observer.statistics, strict=True)), dict(zip(channels, observer.means, strict=True))
+    )
 
 
 class _Observer:
     """The session, and what was seen so far."""
 
-    def __init__(self, model: Model, tensors: Sequence[str]) -> None:
+    def __init__(self, model: Model, tensors: Sequence[str], channels: Sequence[tuple[str, int, int]]) -> None:
         self._model = model
         self._tensors = tensors
-        self._outputs = list(reductions(model.proto, tensors))
-        self._run = _open(instrument(model.proto, tensors))
+        self._outputs = [*reductions(model.proto, tensors), *mean_outputs(model.proto, len(channels))]
+        self._run = _open(instrument(model.proto, tensors, channels))
         self.statistics = [Statistic()] * len(tensors)
+        self.means = [ChannelMean()] * len(channels)
 
     def see(self, index: int, feed: Mapping[str, np.ndarray]) -> None:
-        seen = np.array(_run_sample(self._run, self._outputs, feed, index), np.float64).reshape(-1, len(REDUCTIONS))
+        results = _run_sample(self._run, self._outputs, feed, index)
+        scalars = len(self._outputs) - len(self.means)
+        for position, means in enumerate(results[scalars:]):
+            if np.isfinite(means).all():  # what is not finite is looked into below; no positions give NaN
+                self.means[position] = merge_means(self.means[position], ChannelMean.of_sample(means))
+        seen = np.array(results[:scalars], np.float64).reshape(-1, len(REDUCTIONS))
         finite = np.all(np.isfinite(seen), axis=1)
         for position, (low, high, total) in enumerate(seen.tolist()):
             if finite[position]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from potc.graph.snapshot import Snapshot
 from potc.language.program import Accumulator, Alternatives, Choice, Granularity, QType, QuantStatement
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
 from potc.match.match import Bound, is_true
-from potc.quantize.plan import ConstantQuantizer, Lanes, Origin
+from potc.quantize.plan import ConstantQuantizer, Correction, Lanes, Origin
 
 
 class Unmet(Exception):
@@ -23,12 +23,13 @@ class Unmet(Exception):
 
 def constant_quantizers(
     taken: Iterable[Candidate], snapshot: Snapshot, scope: Scope, id_of: Mapping[int, int]
-) -> tuple[ConstantQuantizer, ...]:
+) -> tuple[tuple[ConstantQuantizer, ...], tuple[Correction, ...]]:
     """One per constant capture of every kernel; factors of derived scales come before what is derived from them.
 
     ``id_of``: quantizer id of each quantized activation. Raises Unmet where a format or a factor is missing.
     """
     found: list[ConstantQuantizer] = []
+    corrections: list[Correction] = []
     for candidate in taken:
         index: dict[str, int] = {}
         for statement in sorted(candidate.rule.quants, key=lambda q: bool(q.derived)):
@@ -39,7 +40,35 @@ def constant_quantizers(
                     if made is not None:
                         index[statement.target] = len(found)
                         found.append(made)
-    return tuple(found)
+            if statement.target in index and statement.derived:
+                corrections.extend(_correction(candidate, statement, snapshot, scope, index, found))
+    return tuple(found), tuple(corrections)
+
+
+def _correction(
+    candidate: Candidate,
+    statement: QuantStatement,
+    snapshot: Snapshot,
+    scope: Scope,
+    index: Mapping[str, int],
+    found: list[ConstantQuantizer],
+) -> Iterator[Correction]:
+    """For a bias whose scale is derived from one weight and one activation, where std.rules names the axes of both."""
+    weights = [n for n in statement.derived if n in index and found[index[n]].role == "weight"]
+    others = [candidate.match.bindings.get(n) for n in statement.derived if n not in weights]
+    weight = candidate.match.bindings.get(weights[0]) if len(weights) == 1 else None
+    if len(others) != 1 or not isinstance(others[0], Bound) or not isinstance(weight, Bound):
+        return
+    activation = others[0]
+    shape, weight_shape = snapshot.shapes[activation.tensor], snapshot.shapes[weight.tensor]
+    if shape is None or weight_shape is None:
+        return
+    signatures = scope.signatures
+    channel = axis_of(snapshot, signatures, activation.node, activation.port, "channel", len(shape))
+    summed = axis_of(snapshot, signatures, weight.node, weight.port, "in", len(weight_shape))
+    if channel is not None and summed is not None:
+        name = snapshot.tensors[activation.tensor]
+        yield Correction(index[statement.target], index[weights[0]], name, len(shape), channel, summed)
 
 
 def _constant(

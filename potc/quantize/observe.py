@@ -7,9 +7,10 @@ gives the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -109,8 +110,69 @@ def reductions(proto: onnx.ModelProto, tensors: Sequence[str]) -> tuple[str, ...
     return tuple(f"{prefix}/{i}/{word}" for i in range(len(tensors)) for word, _ in REDUCTIONS)
 
 
-def instrument(proto: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``).
+@dataclass(frozen=True, slots=True)
+class ChannelMean:
+    """The mean of each channel of one tensor, over all positions of all samples; merged exactly.
+
+    Each sample's means (float32, [C]) are split onto two fixed grids, 2**-20 and 2**-60, and added as 64-bit integers: what
+    a sample adds does not depend on the others. Magnitudes above 2**42 count as 2**42. Without samples the sums are None.
+    """
+
+    samples: int = 0
+    coarse: np.ndarray | None = None
+    fine: np.ndarray | None = None
+
+    @staticmethod
+    def of_sample(means: np.ndarray) -> ChannelMean:
+        """One sample. ``means``: finite float32, [C]."""
+        values = np.clip(means.astype(np.float64), -(2.0**42), 2.0**42)
+        coarse = np.rint(values * 2.0**20)
+        fine = np.rint((values - coarse * 2.0**-20) * 2.0**60)
+        return ChannelMean(1, coarse.astype(np.int64), fine.astype(np.int64))
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """Float64, [C]; None without samples."""
+        if self.coarse is None or self.fine is None:
+            return None
+        return (self.coarse * 2.0**-20 + self.fine * 2.0**-60) / self.samples
+
+
+def merge_means(a: ChannelMean, b: ChannelMean) -> ChannelMean:
+    """The means of the samples of both. Associative and commutative to the bit; ``ChannelMean()`` is neutral."""
+    if a.coarse is None or a.fine is None:
+        return b
+    if b.coarse is None or b.fine is None:
+        return a
+    return ChannelMean(a.samples + b.samples, a.coarse + b.coarse, a.fine + b.fine)
+
+
+def mean_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
+    """Names of the outputs that ``instrument`` adds for channel means."""
+    prefix = _free_prefix(proto)
+    return tuple(f"{prefix}/mean/{i}" for i in range(count))
+
+
+def _mean_nodes(proto: onnx.ModelProto, means: Sequence[tuple[str, int, int]]) -> Iterator[onnx.NodeProto]:
+    """A float32 [C] mean per (tensor, rank, channel axis)."""
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    for name, (tensor, rank, channel) in zip(mean_outputs(proto, len(means)), means, strict=True):
+        axes = [a for a in range(rank) if a != channel]
+        source = f"{name}/float"
+        yield helper.make_node("Cast", [tensor], [source], name=source, to=TensorProto.FLOAT)
+        if not axes:
+            yield helper.make_node("Identity", [source], [name], name=name)
+        elif opset < 18:
+            yield helper.make_node("ReduceMean", [source], [name], name=name, axes=axes, keepdims=0)
+        else:
+            listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
+            yield helper.make_node("Constant", [], [f"{name}/axes"], name=f"{name}/axes", value=listed)
+            yield helper.make_node("ReduceMean", [source, f"{name}/axes"], [name], name=name, keepdims=0)
+
+
+def instrument(proto: onnx.ModelProto, tensors: Sequence[str], means: Sequence[tuple[str, int, int]] = ()) -> bytes:
+    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), and one float32 [C]
+    output for each of ``means``: (tensor, its rank, its channel axis), see ``mean_outputs``.
 
     ``tensors`` are float tensors of the main graph: model inputs and initializers too. Other float types are cast to
     float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
@@ -132,6 +194,8 @@ def instrument(proto: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
             name = f"{prefix}/{index}/{word}"
             nodes.append(helper.make_node(reduction, [source], [name], name=name, keepdims=0))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+    nodes.extend(_mean_nodes(proto, means))
+    outputs.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in mean_outputs(proto, len(means)))
     return _appended(proto, nodes, outputs)
 
 

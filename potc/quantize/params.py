@@ -14,9 +14,11 @@ import numpy as np
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity, QType
 from potc.quantize.calibrate import Ranges
+from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
-from potc.quantize.plan import ConstantQuantizer, Plan, Quantizer
+from potc.quantize.observe import ChannelMean
+from potc.quantize.plan import ConstantQuantizer, Correction, Plan, Quantizer
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
@@ -60,10 +62,13 @@ class RangeSettings:
 
     ``estimator``: "max" covers every value seen. "mean" averages over samples, as POT's default range estimators do:
     symmetric types take the mean of the largest magnitudes, others the means of minima and of maxima.
+
+    ``use_fast_bias``: biases take over what rounding the weights shifts on average (see ``correct.py``).
     """
 
     preset: str = "mixed"
     estimator: str = "max"
+    use_fast_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.preset not in ("performance", "mixed", "accuracy"):
@@ -90,12 +95,15 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
             found.append(_derived(constant, values, activations, found))
         else:
             found.append(_constant(constant, values, settings))
-    codes = tuple(_codes(c) for c in found)
+    codes = [_codes(c) for c in found]
+    if settings.use_fast_bias:
+        for correction in plan.corrections:
+            _correct(correction, ranges, found, codes)
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
     return Params(
         tuple(activations),
         tuple(c.params for c in found),
-        codes,
+        tuple(codes),
         tuple(activation_reasons),
         tuple(c.reason for c in found),
         narrowing,
@@ -303,6 +311,20 @@ def _codes(solved: _Constant) -> np.ndarray:
     lanes = max(solved.constant.lanes, key=lambda a: a.lanes)
     bounds = (params.qtype.low, params.qtype.high)
     return level(codes, values, params.scale, params.axis, lanes, ACTIVATION_SPAN, bounds)
+
+
+def _correct(correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray]) -> None:
+    """Codes of a bias that also carries the mean of its kernel's rounding error."""
+    mean = ranges.means.get(correction.tensor, ChannelMean()).mean
+    weight, bias = found[correction.weight], found[correction.bias]
+    if mean is None or weight.params.axis is None:
+        return
+    error = weight.values - dequantize(codes[correction.weight], weight.params).astype(np.float64)
+    shift = mean_shift(error, weight.params.axis, correction.summed, mean)
+    if shift is not None and shift.size == bias.values.size:
+        values = bias.values.astype(np.float64) + shift.reshape(bias.values.shape)
+        codes[correction.bias] = quantize(values, bias.params)
+        bias.reason += "; corrected by the mean of the rounding error"
 
 
 def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:

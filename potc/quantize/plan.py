@@ -75,6 +75,22 @@ class ConstantQuantizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """A bias that can take over what rounding its kernel's weights shifts on average.
+
+    ``bias`` and ``weight`` are indices into ``Plan.constants``; ``tensor`` is the activation that the weight multiplies, of
+    rank ``rank``, with its channels along ``channel``; ``summed`` is the axis of the weight along which they are summed.
+    """
+
+    bias: int
+    weight: int
+    tensor: str
+    rank: int
+    channel: int
+    summed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A match that was taken: the nodes it covers (names, in data-flow order) and what its captures are bound to."""
 
@@ -103,6 +119,7 @@ class Plan:
     constants: tuple[ConstantQuantizer, ...]
     kernels: tuple[Kernel, ...]
     left: tuple[Left, ...]
+    corrections: tuple[Correction, ...] = ()
 
     @property
     def observed(self) -> tuple[str, ...]:

@@ -246,11 +246,11 @@ def _build(
         id_of.update((t, len(quantizers)) for t in members)
         quantizers.append(Quantizer(len(quantizers), names, observed, types, origins))
     scope = Scope.of(program, wishes.stored.__contains__)
-    constants = constant_quantizers(wishes.taken, snapshot, scope, id_of)
+    constants, corrections = constant_quantizers(wishes.taken, snapshot, scope, id_of)
     insertions = tuple(Insertion(snapshot.tensors[t], id_of[t], placed[t]) for t in sorted(placed))
     kernels = _kernels(program, snapshot, wishes, through)
     left = left_nodes(program, snapshot, finder, cover, wishes.refused, through, frozenset(map(id, wishes.taken)))
-    return Plan(program.device, tuple(quantizers), insertions, constants, kernels, left)
+    return Plan(program.device, tuple(quantizers), insertions, constants, kernels, left, corrections)
 
 
 def _tensors(candidate: Candidate, name: str) -> list[int]:
