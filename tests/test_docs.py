@@ -29,6 +29,8 @@ ALLOWED = {
     "ReduceMin": "written by calibration to see a range",
     "ReduceMax": "written by calibration to see a range",
     "ReduceSum": "written by calibration to see what is not a number",
+    "ReduceMean": "written by calibration to see the mean of each channel",
+    "Constant": "written by calibration: the axes of a mean, where they are an input",
     "Shape": "constant folding: the answer is known without the values",
 }
 

@@ -66,7 +66,7 @@ def _correction(
     signatures = scope.signatures
     channel = axis_of(snapshot, signatures, activation.node, activation.port, "channel", len(shape))
     summed = axis_of(snapshot, signatures, weight.node, weight.port, "in", len(weight_shape))
-    if channel is not None and summed is not None:
+    if channel is not None and summed is not None and len(shape) > 1:
         name = snapshot.tensors[activation.tensor]
         yield Correction(index[statement.target], index[weights[0]], name, len(shape), channel, summed)
 

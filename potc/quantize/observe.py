@@ -154,15 +154,13 @@ def mean_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
 
 
 def _mean_nodes(proto: onnx.ModelProto, means: Sequence[tuple[str, int, int]]) -> Iterator[onnx.NodeProto]:
-    """A float32 [C] mean per (tensor, rank, channel axis)."""
+    """A float32 [C] mean per (tensor, rank, channel axis); the rank is at least 2."""
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     for name, (tensor, rank, channel) in zip(mean_outputs(proto, len(means)), means, strict=True):
         axes = [a for a in range(rank) if a != channel]
         source = f"{name}/float"
         yield helper.make_node("Cast", [tensor], [source], name=source, to=TensorProto.FLOAT)
-        if not axes:
-            yield helper.make_node("Identity", [source], [name], name=name)
-        elif opset < 18:
+        if opset < 18:
             yield helper.make_node("ReduceMean", [source], [name], name=name, axes=axes, keepdims=0)
         else:
             listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
