@@ -34,17 +34,19 @@ def level(
     low_limit, high_limit = lane_limits(lanes, activation_span) if lanes.lanes > 1 else bounds
     padding = _padding(codes, axis, lanes)
     for sign, limit, bound in ((1, high_limit, bounds[1]), (-1, -low_limit, -bounds[0])):
-        wanted = np.maximum(missing * sign, 0)
-        if not wanted.any():
+        (chosen,) = np.nonzero(missing * sign > 0)
+        if not len(chosen):
             continue
-        signed = rows * sign
+        signed = rows[chosen] * sign
         full = (np.maximum(signed, 0).sum(-1, keepdims=True) >= limit) & (signed >= 0)
-        nearness = np.where(full | (signed >= bound) | padding, -np.inf, residual * sign)
+        nearness = np.where(full | (signed >= bound) | padding, -np.inf, residual[chosen] * sign)
         lane = nearness.argmax(-1)
         best = np.take_along_axis(nearness, lane[..., None], -1)[..., 0]
-        rank = (-best).argsort(-1, kind="stable").argsort(-1, kind="stable")
-        channel, group = np.nonzero((rank < wanted[:, None]) & np.isfinite(best))
-        rows[channel, group, lane[channel, group]] += sign
+        nearest = (-best).argsort(-1, kind="stable")
+        among = np.arange(nearest.shape[1]) < (missing[chosen] * sign)[:, None]
+        row, place = np.nonzero(among & np.isfinite(np.take_along_axis(best, nearest, -1)))
+        group = nearest[row, place]
+        rows[chosen[row], group, lane[row, group]] += sign
     return _from_groups(rows, codes, axis, lanes)
 
 
