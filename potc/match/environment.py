@@ -197,7 +197,8 @@ def _views(obj: object, name: str) -> tuple[TensorView, ...]:
 def _stored(snapshot: Snapshot, scope: Scope, obj: object) -> bool:
     if scope.stored is None:
         raise ExpressionError("what is stored is known only after the kernels are chosen", None)
-    return all(scope.stored(v.tensor) for v in _views(obj, "stored"))
+    # A constant is stored in whatever format is asked for.
+    return all(snapshot.is_constant(v.tensor) or scope.stored(v.tensor) for v in _views(obj, "stored"))
 
 
 def _users(snapshot: Snapshot, scope: Scope, obj: object) -> int:
