@@ -14,6 +14,7 @@ import pytest
 
 from potc.cli.check import command as check
 from potc.cli.compile import command as compile_
+from potc.cli.main import main
 from potc.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,21 @@ def test_readme_installs_what_it_uses() -> None:
     for line in lines:
         for extra in re.findall(r"\.\[(\w+)\]", line):
             assert extra in extras
+
+
+RULE_BLOCKS = [
+    (page.name, i, body)
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for i, (language, body) in enumerate(BLOCK.findall(page.read_text()))
+    if language == "rules"
+]
+
+
+@pytest.mark.parametrize(("page", "index", "body"), RULE_BLOCKS, ids=lambda v: str(v) if not isinstance(v, str) else v[:20])
+def test_every_block_of_rules_is_accepted(page: str, index: int, body: str, tmp_path: Path) -> None:
+    path = tmp_path / "device.rules"
+    path.write_text(body)
+    assert main(["check", str(path)]) == 0
 
 
 def test_every_option_is_documented() -> None:
