@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnxruntime as ort
 
 
@@ -34,6 +37,15 @@ def open_session(
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise SessionError(first_line(error)) from error
+
+
+def run_once(model: bytes, outputs: Sequence[str]) -> list[np.ndarray]:
+    """Results of a model without inputs, as it is written: no optimizations, one thread. Raises SessionError."""
+    session = open_session(model, optimize=False, threads=1)
+    try:
+        return [np.asarray(result) for result in session.run(list(outputs), {})]
+    except Exception as error:  # see above
         raise SessionError(first_line(error)) from error
 
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, defs, helper, numpy_helper
 
-from potc.execute.session import SessionError, open_session
+from potc.execute.session import SessionError, run_once
 from potc.graph.model import Model
-from potc.graph.snapshot import outer_reads
+from potc.graph.order import reorder, sorted_positions
+from potc.graph.snapshot import DTYPES, outer_reads
 
-LARGEST = 64 << 20  # bytes; a larger result stays computed, so that folding can't blow a model up
+LARGEST = 64 << 20  # bytes by which one result may outgrow its inputs, so that folding can't blow a model up
+TOTAL = 4 * LARGEST  # the same for all results together
+SMALL = 1024  # elements; what inference may need the numbers of (shapes, axes, pads) is smaller
+ROUNDS = 40  # runs of onnxruntime; real models need one or two
+ONNX = ("", "ai.onnx")
+# Bytes of an element, for the types that numpy has.
+PLAIN: Mapping[int, int] = {
+    kind: helper.tensor_dtype_to_np_dtype(kind).itemsize
+    for kind in DTYPES
+    if kind not in (TensorProto.STRING, TensorProto.BFLOAT16)
+}
 
 
 def infer_shapes(model: Model) -> Model:
     """Adds the types and shapes that onnx can infer. A model that it can't follow is returned as it is."""
-    lean = _without_large_weights(model.proto)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(lean, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        # Data propagation is stricter than the shapes themselves; a model that passed the checker may still fail in it.
-        inferred = onnx.shape_inference.infer_shapes(lean)
+    inferred = _inferred(_without_large_weights(model.proto))
+    if inferred is None:
+        return model
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     del proto.graph.value_info[:]
@@ -32,6 +40,16 @@ def infer_shapes(model: Model) -> Model:
         if not mine.type.tensor_type.HasField("shape") and theirs.type.tensor_type.HasField("shape"):
             mine.CopyFrom(theirs)
     return model.with_proto(proto)
+
+
+def _inferred(lean: onnx.ModelProto) -> onnx.ModelProto | None:
+    """None where onnx can't follow: its functions for single operators raise on graphs that the checker lets pass."""
+    for data_prop in (True, False):  # propagation of values is stricter than that of shapes
+        try:
+            return onnx.shape_inference.infer_shapes(lean, data_prop=data_prop)
+        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+            continue
+    return None
 
 
 def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,7 +66,7 @@ def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.value_info.extend(proto.graph.value_info)
     declared = {i.name for i in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if np.prod(tensor.dims, dtype=np.int64) <= 1024:
+        if math.prod(tensor.dims) <= SMALL:
             graph.initializer.append(tensor)
         elif tensor.name not in declared:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -56,27 +74,55 @@ def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def fold_constants(model: Model) -> Model:
-    """Computes every node whose inputs are all known, in one run of onnxruntime, and stores the results.
+    """Computes every node whose inputs are all known, in as few runs of onnxruntime as possible, and stores the results.
 
-    Left alone: nodes with nested graphs or several graph types of result, nodes of other domains, random generators (no
-    input at all, or no fixed result: they are recognised by computing twice), results above ``LARGEST`` bytes.
+    ``Shape`` and ``Size`` of a tensor of fixed shape are known without the tensor. Left alone: nodes with nested graphs, of
+    other domains, or that their schema calls not deterministic; nodes whose size of result depends on values, or grows by
+    more than ``LARGEST`` bytes; results that are no plain tensors of numbers; and nodes that onnxruntime refuses.
     """
-    proto = model.proto
+    waiting = _constant_nodes(model.proto)
+    if not waiting:
+        return model
+    values, folded = _shape_answers(model.proto, waiting)
+    _compute(model.proto, [n for n in waiting if n.name not in folded], values, folded)
+    if not folded:
+        return model
+    kept, read = _remaining(model.proto, folded)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
+    made = {name for node in kept for name in node.output}
+    proto.graph.initializer.extend(tensor for name, tensor in values.items() if name in read and name not in made)
+    return model.with_proto(proto)
+
+
+def _constant_nodes(proto: onnx.ModelProto) -> list[NodeProto]:
+    """Nodes whose results are the same in every run, in order."""
     overridable = {i.name for i in proto.graph.input}
     known = {t.name for t in proto.graph.initializer if t.name not in overridable}
     shapes = _static_shapes(proto)
+    version = max((o.version for o in proto.opset_import if o.domain in ONNX), default=0)
+    repeatable: dict[str, bool] = {}
     chosen: list[NodeProto] = []
     for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx") or any(a.HasField("g") or a.graphs for a in node.attribute):
+        if node.domain not in ONNX or any(a.HasField("g") or a.graphs for a in node.attribute):
             continue
-        ready = all(name in known for name in node.input if name)
-        if ready or _is_shape_of(node, shapes):
-            chosen.append(node)
-            known.update(name for name in node.output if name)
-    if not chosen:
-        return model
-    values = _compute(proto, chosen, shapes)
-    return model.with_proto(_with_values(proto, chosen, values)) if values else model
+        if all(name in known for name in node.input if name) or _asks_shape(node, shapes):
+            if node.op_type not in repeatable:
+                repeatable[node.op_type] = _is_repeatable(node.op_type, version)
+            if repeatable[node.op_type]:
+                chosen.append(node)
+                known.update(name for name in node.output if name)
+    return chosen
+
+
+def _is_repeatable(operator: str, version: int) -> bool:
+    """What the schema says. Two equal runs would prove nothing: onnxruntime seeds its generators alike."""
+    if not defs.has(operator, version, ""):
+        return False
+    schema = defs.get_schema(operator, version, "")
+    return schema.node_determinism != defs.OpSchema.NodeDeterminism.NonDeterministic
 
 
 def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -89,77 +135,122 @@ def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _is_shape_of(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """A shape question about a computed tensor whose shape is fixed: its answer is known without the tensor."""
-    return node.op_type == "Shape" and node.input[0] in shapes
+def _asks_shape(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """A question about the shape of a tensor whose shape is fixed: its answer is known without the tensor."""
+    return node.op_type in ("Shape", "Size") and node.input[0] in shapes
+
+
+def _shape_answers(proto: onnx.ModelProto, waiting: list[NodeProto]) -> tuple[dict[str, TensorProto], set[str]]:
+    """Answers by tensor, and the names of the nodes that they replace."""
+    shapes = _static_shapes(proto)
+    outputs = {o.name for o in proto.graph.output}
+    values: dict[str, TensorProto] = {}
+    answered: set[str] = set()
+    for node in waiting:
+        if _asks_shape(node, shapes) and node.output[0] not in outputs:
+            shape = shapes[node.input[0]]
+            begin, end = (next((a.i for a in node.attribute if a.name == key), None) for key in ("start", "end"))
+            answer = math.prod(shape) if node.op_type == "Size" else shape[begin:end]
+            values[node.output[0]] = numpy_helper.from_array(np.array(answer, np.int64), node.output[0])
+            answered.add(node.name)
+    return values, answered
 
 
 def _compute(
-    proto: onnx.ModelProto, chosen: list[NodeProto], shapes: dict[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-    """Values of the chosen nodes' outputs; empty if onnxruntime can't run them."""
-    made = {name for node in chosen for name in node.output if name}
-    nodes: list[NodeProto] = []
-    extra: list[TensorProto] = []
-    stored = {t.name for t in proto.graph.initializer}
-    for node in chosen:
-        source = node.input[0] if node.input else ""
-        if (
-            source and source not in made and source not in stored
-        ):  # a shape question: ask it of a stand-in without elements
-            begin, end = (next((a.i for a in node.attribute if a.name == key), None) for key in ("start", "end"))
-            answer = np.array(shapes[source][begin:end], np.int64)
-            extra.append(numpy_helper.from_array(answer, node.output[0]))
-        else:
-            nodes.append(node)
-    values = {t.name: numpy_helper.to_array(t) for t in extra}
-    wanted = list(dict.fromkeys(name for node in nodes for name in node.output if name))
-    if not wanted:
-        return values
-    read = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(nodes, "constants", [], [helper.make_empty_tensor_value_info(n) for n in wanted])
-    graph.initializer.extend(t for t in proto.graph.initializer if t.name in read)
-    graph.initializer.extend(t for t in extra if t.name in read)
-    part = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-    try:
-        session = open_session(part.SerializeToString(), optimize=False, threads=1)
-        first, second = session.run(wanted, {}), session.run(wanted, {})
-    except SessionError:
-        # Nothing is folded then: an unusual constant part is slower, never wrong.
-        return values
-    same = _fixed(nodes, dict(zip(wanted, first, strict=True)), dict(zip(wanted, second, strict=True)))
-    return {**values, **same}
+    proto: onnx.ModelProto, waiting: list[NodeProto], values: dict[str, TensorProto], folded: set[str]
+) -> None:
+    """Adds to ``values`` what others read of the waiting nodes' results, and to ``folded`` the names of the nodes.
 
-
-def _fixed(nodes: Iterable[NodeProto], first: dict[str, Any], second: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Results that are arrays, small enough, and the same in both runs, and whose inputs are."""
-    fixed: dict[str, np.ndarray] = {}
-    moving: set[str] = set()
-    for node in nodes:
-        for name in filter(None, node.output):
-            a, b = first[name], second[name]
-            steady = isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.dtype != object
-            if not moving.isdisjoint(node.input) or not steady or a.tobytes() != b.tobytes() or a.nbytes > LARGEST:
-                moving.add(name)
-            else:
-                fixed[name] = a
-    return fixed
-
-
-def _with_values(proto: onnx.ModelProto, chosen: list[NodeProto], values: dict[str, np.ndarray]) -> onnx.ModelProto:
+    A round runs all nodes whose size of result is known. Sizes that depend on values are known in the next round. Where
+    onnxruntime refuses a run, half of it is tried, down to the node that is at fault.
+    """
+    overridable = {i.name for i in proto.graph.input}
+    stored = {t.name: t for t in proto.graph.initializer if t.name not in overridable}
     outputs = {o.name for o in proto.graph.output}
-    gone = {node.name for node in chosen if all(n in values and n not in outputs for n in node.output if n)}
-    folded = onnx.ModelProto()
-    folded.CopyFrom(proto)
-    kept = [n for n in proto.graph.node if n.name not in gone]
-    del folded.graph.node[:]
-    folded.graph.node.extend(kept)
+    done: set[str] = set()
+    most, budget = len(waiting), TOTAL
+    for _ in range(ROUNDS):
+        waiting = [n for n in waiting if n.name not in done]
+        chosen, grown = _affordable(proto, waiting, {**stored, **values}, budget)
+        chosen = chosen[:most]
+        if not chosen:
+            return
+        gone = {n.name for n in chosen if outputs.isdisjoint(n.output)}
+        _, read = _remaining(proto, folded | gone)
+        wanted = [name for node in chosen for name in node.output if name in read and name not in values]
+        try:
+            results = run_once(_part(proto, chosen, {**stored, **values}, wanted).SerializeToString(), wanted)
+        except SessionError:
+            # A node that does not run stays as it is: slower, never wrong; the user's own run tells what is the matter.
+            if len(chosen) == 1:
+                done.add(chosen[0].name)
+            most = max(len(chosen) // 2, 1)
+            continue
+        values.update((name, numpy_helper.from_array(array, name)) for name, array in zip(wanted, results, strict=True))
+        folded |= gone
+        done.update(n.name for n in chosen)
+        most, budget = len(waiting), budget - grown
+
+
+def _remaining(proto: onnx.ModelProto, folded: set[str]) -> tuple[list[NodeProto], set[str]]:
+    """The nodes that stay, and the names of all tensors that they or the caller read."""
+    kept = [node for node in proto.graph.node if node.name not in folded]
     read = {name for node in kept for name in (*node.input, *outer_reads(node))}
-    removed = [name for node in chosen if node.name in gone for name in node.output if name in read]
-    folded.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(values[n]) if values[n].ndim else values[n], n) for n in removed
-    )
-    return folded
+    return kept, read | {o.name for o in proto.graph.output}
+
+
+def _affordable(
+    proto: onnx.ModelProto, waiting: list[NodeProto], tensors: Mapping[str, TensorProto], budget: int
+) -> tuple[list[NodeProto], int]:
+    """The waiting nodes that can run now, and by how many bytes their results may outgrow what they are made from."""
+    inferred = _inferred(_part(proto, waiting, tensors, [], weights=False))
+    if inferred is None:
+        return [], 0
+    sizes: dict[str, int] = {"": 0}
+    for value in inferred.graph.value_info:
+        kind = value.type.tensor_type
+        shaped = kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
+        if shaped and kind.elem_type in PLAIN:
+            sizes[value.name] = math.prod(d.dim_value for d in kind.shape.dim) * PLAIN[kind.elem_type]
+    known = {name: _bytes(tensor) for name, tensor in tensors.items()}
+    known[""] = 0
+    chosen: list[NodeProto] = []
+    total = 0
+    for node in waiting:
+        if all(name in known for name in node.input) and all(name in sizes for name in node.output):
+            growth = sum(sizes[name] for name in node.output) - sum(known[name] for name in node.input)
+            if growth <= LARGEST and total + growth <= budget:
+                chosen.append(node)
+                total += max(growth, 0)
+                known.update((name, sizes[name]) for name in node.output)
+    return chosen, total
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * PLAIN.get(tensor.data_type, 1)
+
+
+def _part(
+    proto: onnx.ModelProto,
+    nodes: list[NodeProto],
+    tensors: Mapping[str, TensorProto],
+    wanted: list[str],
+    *,
+    weights: bool = True,
+) -> onnx.ModelProto:
+    """A model of these nodes alone. Without ``weights``, large tensors are inputs: sizes need their types only."""
+    part = onnx.ModelProto(ir_version=proto.ir_version)
+    part.opset_import.extend(proto.opset_import)
+    part.graph.name = "constants"
+    part.graph.node.extend(nodes)
+    part.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
+    for name in dict.fromkeys(name for node in nodes for name in node.input if name in tensors):
+        tensor = tensors[name]
+        if weights or math.prod(tensor.dims) <= SMALL:
+            part.graph.initializer.append(tensor)
+        else:
+            part.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    return part
 
 
 def drop_dead(model: Model) -> Model:
@@ -188,13 +279,24 @@ def drop_dead(model: Model) -> Model:
     del proto.graph.node[:]
     proto.graph.node.extend(kept)
     gone = set(unread)
-    stored = [t for t in proto.graph.initializer if t.name not in gone]
-    held = [TensorProto.FromString(t.SerializeToString()) for t in stored] if gone else []
-    if gone:
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(held)
+    for index in reversed([i for i, t in enumerate(proto.graph.initializer) if t.name in gone]):
+        del proto.graph.initializer[index]
     names = {n for node in kept for n in node.output}
     values = [v for v in model.proto.graph.value_info if v.name in names]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(values)
+    return model.with_proto(proto)
+
+
+def sort_nodes(model: Model) -> Model:
+    """Every node behind those it reads from; otherwise the order stays. The same model if it is sorted already.
+
+    Raises ValueError for a cycle.
+    """
+    order = sorted_positions(model.proto.graph)
+    if order == list(range(len(order))):
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    reorder(proto.graph, order)
     return model.with_proto(proto)

@@ -18,9 +18,9 @@ from potc.execute.session import open_session
 from potc.graph.envelope import through_graphsurgeon
 from potc.graph.model import Model
 from potc.graph.opset import raise_opset
-from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
+from potc.graph.prepare import drop_dead, fold_constants, infer_shapes, sort_nodes
 from potc.graph.read import read_model
-from potc.graph.write import serialize, write_atomic
+from potc.graph.write import serialize, write_all, write_atomic
 
 ROOT = Path(__file__).parents[2]
 MODELS = sorted([ROOT / "samples/digits/model.onnx", *(ROOT.parent / "shared/models").glob("*/model.onnx")])
@@ -170,6 +170,31 @@ def test_a_failure_while_writing_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "report.json", tmp_path / "out.onnx"
+    first.write_bytes(b"old")
+    sync, calls = os.fsync, iter([True, False])
+
+    def full_at_the_second(descriptor: int) -> None:
+        if not next(calls):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second)
+    with pytest.raises(Rejected, match=r"out\.onnx: No space left"):
+        write_all({str(first): b"new", str(second): b"new"})
+    assert first.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [first]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(Rejected, match="no ordinary file"):
+        write_atomic(str(pipe), b"data")
+    assert pipe.is_fifo()
+
+
 def test_bytes_are_deterministic() -> None:
     proto = envelope_model()
     assert serialize(proto) == serialize(onnx.ModelProto.FromString(proto.SerializeToString()))
@@ -181,3 +206,66 @@ def test_scalars_survive_folding() -> None:
     )
     (stored,) = prepared(model).proto.graph.initializer
     assert numpy_helper.to_array(stored).shape == ()
+
+
+# ---------------------------------------------------------------------------------------------- what must not fold
+
+LEFT_ALONE = {
+    "random, however often it gives the same": ("float[1] p = {0.5}", "c = Bernoulli (p) y = Mul (x, c)"),
+    "a result of 120 GB": ("int64[1] n = {30000000000}", "c = ConstantOfShape (n) y = Mul (x, c)"),
+    "shapes that do not fit": (
+        "int64[2] a = {1, 2}, int64[3] b = {1, 2, 3}",
+        "c = Add (a, b) d = Cast <to = 1> (c) y = Mul (x, d)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("constants", "body"), LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_left_alone(constants: str, body: str) -> None:
+    model = named(
+        f'<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[n] y) <{constants}> {{ {body} }}'
+    )
+    assert fold_constants(model).proto.graph.node == model.proto.graph.node
+
+
+def test_a_node_that_does_not_run_keeps_no_other_from_folding() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[4] y) <float[2] a = {1, 2}, int64[1] i = {7}, float[1] b = {3}>'
+    model = named(text + " { n = Neg (b) m = Exp (n) g = Gather (a, i) t = Mul (x, m) y = Mul (t, g) }")
+    assert [n.op_type for n in fold_constants(model).proto.graph.node] == ["Gather", "Mul", "Mul"]
+
+
+def test_sizes_that_depend_on_values_fold_in_a_later_round() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]>\ng (float[6] x) => (float[6] y) <float[2] a = {2, 3}>'
+    model = named(
+        text + " { p = ReduceProd (a) n = Cast <to = 7> (p) c = ConstantOfShape (n) e = Exp (c) y = Mul (x, e) }"
+    )
+    after = fold_constants(model)
+    assert [n.op_type for n in after.proto.graph.node] == ["Mul"]
+    np.testing.assert_array_equal(run(model)[0], run(after)[0])
+
+
+def test_sorting_moves_only_what_comes_too_late() -> None:
+    model = named(
+        '<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[4] y) { a = Abs (x) b = Neg (x) c = Exp (x) s = Add (b, c) y = Mul (s, a) }'
+    )
+    nodes = list(model.proto.graph.node)
+    shuffled = onnx.ModelProto()
+    shuffled.CopyFrom(model.proto)
+    del shuffled.graph.node[:]
+    shuffled.graph.node.extend([nodes[4], nodes[0], nodes[3], nodes[1], nodes[2]])
+    assert [n.op_type for n in sort_nodes(model.with_proto(shuffled)).proto.graph.node] == [
+        "Neg",
+        "Exp",
+        "Add",
+        "Abs",
+        "Mul",
+    ]
+    assert sort_nodes(model) is model
+
+
+def test_a_cycle_has_no_order() -> None:
+    model = named(
+        '<ir_version: 9, opset_import: ["" : 17]>\ng (float[4] x) => (float[4] y) { a = Add (x, y) y = Neg (a) }'
+    )
+    with pytest.raises(ValueError, match="cycle"):
+        sort_nodes(model)
