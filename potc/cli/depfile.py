@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from potc.diagnostics.diagnostic import reject
-from potc.shipped import shipped_rules
 
 
 def depfile(target: str, inputs: Iterable[str]) -> str:
-    """``target: input input ...``, one input a line, paths as given; of shipped rule files, where they are installed.
+    """``target: input input ...``, one input a line, paths as given.
 
     Raises Rejected for a path with a line break, which neither make nor ninja can name.
     """
-    names = [escape(_on_disk(i)) for i in dict.fromkeys(inputs)]
+    names = [escape(i) for i in dict.fromkeys(inputs)]
     lines = [f"{escape(target)}: \\", *(f"  {name} \\" for name in names[:-1]), *(f"  {name}" for name in names[-1:])]
     return "\n".join(lines) + "\n"
 
@@ -25,9 +23,3 @@ def escape(path: str) -> str:
         message = f"a dependency file can't name {path!r}: line breaks have no spelling there"
         raise reject("unwritable-output", message, help="rename the file, or leave --depfile out", exit_code=2)
     return path.replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
-
-
-def _on_disk(path: str) -> str:
-    """Shipped rule files are known by bare names, which mean nothing to a build system."""
-    shipped = None if Path(path).exists() else shipped_rules().get(path.removesuffix(".rules"))
-    return path if shipped is None else str(shipped)

@@ -21,16 +21,14 @@ MAX_FILES = 100
 class Library:
     """All files in import order (used files before their users, the main file last).
 
-    ``taken``: for each file's path the names that some ``use`` lists, None: everything.
+    ``taken``: for each file's path the names that some ``use`` lists, None: everything. ``sources``: where the files are:
+    the path as given, for shipped files the one where they are installed (messages call those by their bare names).
     """
 
     main: syntax.File
     files: tuple[syntax.File, ...]
     taken: Mapping[str, frozenset[str] | None]
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple(f.source.path for f in self.files)
+    sources: tuple[str, ...]
 
 
 def read_library(path_or_name: str) -> Library:
@@ -43,7 +41,7 @@ def read_library(path_or_name: str) -> Library:
     main = walk.visit(shown, real, (), None)
     walk.problems.stop()
     assert main is not None
-    return Library(main, tuple(walk.files.values()), walk.taken)
+    return Library(main, tuple(walk.files.values()), walk.taken, tuple(walk.places[key] for key in walk.files))
 
 
 def _find(path_or_name: str) -> tuple[str, Path]:
@@ -57,6 +55,8 @@ def _find(path_or_name: str) -> tuple[str, Path]:
     shipped = _shipped(path_or_name)
     if shipped is not None:
         return shipped.name, shipped
+    if path_or_name and os.path.isdir(path_or_name):
+        raise reject("missing-file", f"`{path_or_name}` is a folder, not a rule file", exit_code=2)
     known = tuple(shipped_rules())
     near = suggest(path_or_name.lower(), known)
     help_ = f"did you mean `{near}`?" if near else f"give the path of a file, or one of: {', '.join(known)}"
@@ -87,9 +87,10 @@ def read_source(shown: str, real: Path, at: Span | None = None) -> Source:
 
 @dataclass(slots=True)
 class _Walk:
-    """Depth first over ``use``; ``open`` are the files that are being read."""
+    """Depth first over ``use``. ``files`` and ``places`` are by resolved path; a place is how the file was reached."""
 
     files: dict[Path, syntax.File] = field(default_factory=dict)
+    places: dict[Path, str] = field(default_factory=dict)
     taken: dict[str, frozenset[str] | None] = field(default_factory=dict)
     problems: Diagnostics = field(default_factory=Diagnostics)
 
@@ -122,6 +123,7 @@ class _Walk:
             for other in (i for i in file.items if isinstance(i, syntax.Use)):
                 self._use(other, shown, real, (*users, key))
             self.files[key] = file
+            self.places[key] = str(real)
         self._take(file, use)
         return file
 

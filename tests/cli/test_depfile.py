@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from potc.cli.depfile import depfile, escape
+from potc.cli.main import main
 from potc.diagnostics.diagnostic import Rejected
 from potc.shipped import shipped_rules
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "digits" / "model.onnx"
 
 NAMES = [
     "plain.onnx",
@@ -60,6 +63,10 @@ def test_make_rebuilds_when_a_file_changes(tmp_path: Path, changed: str) -> None
     assert "building" in make()
 
 
-def test_shipped_rules_are_named_where_they_are() -> None:
-    line = depfile("out", ["std.rules"]).splitlines()[-1]
-    assert Path(line.strip().replace("\\ ", " ")).samefile(shipped_rules()["std"])
+def test_shipped_rules_are_named_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the current folder has a file that is called like one of them, but is not read."""
+    monkeypatch.chdir(tmp_path)
+    Path("std.rules").write_text("")
+    assert main(["compile", str(SAMPLE), "--rules", "cpu", "-q", "-o", "o.onnx", "--depfile", "o.d"]) == 0
+    names = [line.strip(" \\") for line in Path("o.d").read_text().splitlines()[1:]]
+    assert names == [str(SAMPLE), *(str(shipped_rules()[n]) for n in ("std", "prepare", "cpu"))]

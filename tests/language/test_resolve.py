@@ -13,6 +13,7 @@ from potc.language.check import check_file
 from potc.language.program import Capture, EmitNode, EmitValue, Granularity, Program, Result
 from potc.language.resolve import load_rules
 from potc.language.text import text
+from potc.shipped import shipped_rules
 
 HEAD = "potc 1\nuse std\n"
 
@@ -29,7 +30,8 @@ def codes(rejected: pytest.ExceptionInfo[Rejected]) -> list[str]:
 
 def test_shipped_device() -> None:
     program = load_rules("cpu")
-    assert program.sources == ("std.rules", "prepare.rules", "cpu.rules")
+    assert program.sources == tuple(str(shipped_rules()[name]) for name in ("std", "prepare", "cpu"))
+    assert {rule.span.source.path for rule in program.rules} == {"cpu.rules"}
     assert program == load_rules("CPU") == load_rules("cpu.rules")
     conv = next(r for r in program.rules if r.name == "conv")
     (derived,) = [q for q in conv.quants if q.derived]
