@@ -52,7 +52,12 @@ def _reasons(
         if snapshot.ops[node] in statement.ops:
             reason = "nothing that it passes values to runs on integers"
             return (Origin(f"{program.device}.pass", statement.span.place, reason),)
-    return (Origin(program.device, "", f"no rule of `{program.device}` speaks of {snapshot.ops[node]}"),)
+    operator = snapshot.ops[node]
+    for rule in program.rules:
+        if operator in operators_of(rule.pattern):
+            reason = f"no kernel that takes {operator} along ends in front of it"
+            return (Origin(rule.qualified, rule.span.place, reason),)
+    return (Origin(program.device, "", f"no rule of `{program.device}` speaks of {operator}"),)
 
 
 def _tail_reasons(snapshot: Snapshot, finder: Finder, cover: Cover, node: int) -> tuple[Origin, ...]:
