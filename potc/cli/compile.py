@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,8 @@ class Outputs:
                 raise click.UsageError(f"{file} is an input, and would be overwritten")
             if Path(file).is_dir():
                 raise _unwritable(file, "it is a folder")
+            if Path(file).exists() and not Path(file).is_file():
+                raise _unwritable(file, "it is a device or a pipe, which a file would replace; -o - is standard output")
             if not Path(file).parent.is_dir():
                 raise _unwritable(file, f"there is no folder {Path(file).parent}")
             if not os.access(Path(file).parent, os.W_OK):
@@ -88,6 +89,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     potc compile model.onnx --rules npu.rules --set vnni=true --report report.json
     """
     session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
+    _refuse_empty(words)
     rules = _rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
     outputs = Outputs(output, words["plan"], words["report"], words["depfile"], words["depfile_target"])
@@ -97,6 +99,14 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         raise click.UsageError("--format json and -o - both want standard output")
     outputs.check(tuple(f for f in (words["model"], words["data"], rules) if f))
     return _compile(_job(rules, words), outputs, terminal)
+
+
+def _refuse_empty(words: Mapping[str, Any]) -> None:
+    """An empty word is a variable of a script that was not set; as a path it would mean the current folder."""
+    for name, value in words.items():
+        if value == "":
+            shown = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{shown} is empty")
 
 
 def _rules(rules: str | None, target_device: str | None) -> str:
@@ -145,7 +155,7 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
         return _failed_verification(compilation, terminal)
     outputs.check(compilation.inputs)
     told = report(compilation)
-    _write(outputs, compilation, told)
+    _write(outputs, compilation, told, terminal)
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))
     else:
@@ -164,22 +174,23 @@ def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
     return BUG
 
 
-def _write(outputs: Outputs, compilation: Compilation, told: Report) -> None:
-    from potc.graph.write import write_atomic
+def _write(outputs: Outputs, compilation: Compilation, told: Report, terminal: Terminal) -> None:
+    """All files or none, the model last."""
+    from potc.graph.write import write_all
     from potc.quantize.plan_file import plan_to_json
 
+    files: dict[str, bytes] = {}
     if outputs.plan:
-        write_atomic(outputs.plan, plan_to_json(compilation.plan).encode())
+        files[outputs.plan] = plan_to_json(compilation.plan).encode()
     if outputs.report:
-        write_atomic(outputs.report, told.to_json().encode())
+        files[outputs.report] = told.to_json().encode()
     if outputs.depfile:
-        text = depfile(outputs.depfile_target or outputs.model, compilation.inputs)
-        write_atomic(outputs.depfile, text.encode())
+        files[outputs.depfile] = depfile(outputs.depfile_target or outputs.model, compilation.inputs).encode()
+    if outputs.model != STANDARD_OUTPUT:
+        files[outputs.model] = compilation.compiled
+    write_all(files)
     if outputs.model == STANDARD_OUTPUT:
-        sys.stdout.buffer.write(compilation.compiled)
-        sys.stdout.buffer.flush()
-    else:
-        write_atomic(outputs.model, compilation.compiled)
+        terminal.answer_bytes(compilation.compiled)
 
 
 def _unwritable(path: str, why: str) -> Exception:

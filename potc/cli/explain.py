@@ -15,11 +15,12 @@ from potc.cli.terminal import Session
 def command(session: Session, code: str) -> int:
     """Print what a diagnostic means and what to do about it, like: potc explain overlapping-rules."""
     from potc.diagnostics.codes import CODES
+    from potc.diagnostics.render_text import escaped
 
     if code not in CODES:
         near = get_close_matches(code, CODES, n=1)
         session.terminal.complain(
-            f"no diagnostic is called `{code}`" + (f"; did you mean `{near[0]}`?" if near else "")
+            f"no diagnostic is called `{escaped(code)}`" + (f"; did you mean `{near[0]}`?" if near else "")
         )
         return 2
     session.terminal.answer(f"{code}\n\n{CODES[code].meaning}\n{CODES[code].help}")

@@ -6,10 +6,12 @@ target was missed; 70 a bug in potc; 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module, metadata
 from typing import Any, NoReturn
@@ -62,7 +64,7 @@ def version_line() -> str:
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        click.echo(version_line())
+        Session().terminal.answer(version_line())
         ctx.exit()
 
 
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show(sys.stderr)
         return USAGE
     except Rejected as rejected:
-        session.terminal.show(rejected.diagnostics)
+        _show(session, rejected)
         return rejected.exit_code
     except (click.Abort, KeyboardInterrupt):
         session.terminal.complain("interrupted; nothing was written")
@@ -100,6 +102,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report_bug(session, error)
         return BUG
     return result if isinstance(result, int) else 0
+
+
+def _show(session: Session, rejected: Rejected) -> None:
+    """In the format asked for; as text if standard output takes no JSON."""
+    try:
+        session.terminal.show(rejected.diagnostics)
+    except Rejected as unwritable:
+        replace(session.terminal, as_json=False).show((*rejected.diagnostics, *unwritable.diagnostics))
 
 
 def _report_bug(session: Session, error: Exception) -> None:
@@ -120,6 +130,13 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 
 def run() -> NoReturn:
-    """The ``potc`` script: SIGTERM ends a run as Ctrl-C does."""
+    """The ``potc`` script: SIGTERM ends a run as Ctrl-C does; closed streams are like /dev/full and /dev/null."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or open(os.devnull)  # opened for reading: what is written fails
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # told already; Python would tell it again while it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from potc.diagnostics.diagnostic import Diagnostic
+from potc.diagnostics.diagnostic import Diagnostic, reject
 from potc.diagnostics.render_json import render_json
 from potc.diagnostics.render_text import render
 
@@ -41,11 +42,22 @@ class Terminal:
 
     def complain(self, text: str) -> None:
         """For people, with -q as well: something is wrong."""
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):  # a full disk or a closed pipe: nobody is there to be told
+            print(text, file=sys.stderr, flush=True)
 
     def answer(self, text: str) -> None:
-        """A line of the answer, on standard output."""
-        print(text)
+        """A line of the answer, on standard output. Raises Rejected where it can't be written."""
+        self.answer_bytes(f"{text}\n".encode(errors="backslashreplace"))
+
+    def answer_bytes(self, data: bytes) -> None:
+        """An answer that is no text. Raises Rejected where it can't be written."""
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            message = f"can't write to standard output: {error.strerror or error}"
+            raise reject("unwritable-output", message, exit_code=2) from error
 
     def show(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Diagnostics in the chosen format: text for people, or one JSON object a line on standard output."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
 
-from potc.diagnostics.diagnostic import reject
+from potc.diagnostics.diagnostic import Rejected, reject
 
 LIMIT = 2**31 - 1  # protobuf's own
 
@@ -20,33 +22,55 @@ def serialize(proto: onnx.ModelProto) -> bytes:
 
 
 def write_atomic(path: str, data: bytes) -> bool:
-    """Puts ``data`` at ``path`` as a whole: written beside it, synced, then renamed. False if it was there already.
+    """Puts ``data`` at ``path`` as a whole; False if it was there already. Raises as ``write_all`` does."""
+    return bool(write_all({path: data}))
 
-    A file that holds the same bytes keeps its time stamp, so that builds stop there. Raises Rejected(unwritable-output),
-    exit code 2; then nothing is left behind and an existing file is as it was.
+
+def write_all(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Puts all files in their places or none: each is written beside its place and synced, then all are renamed in order.
+
+    A file that holds the same bytes keeps its time stamp, so that builds stop there; returns the others. Raises
+    Rejected(unwritable-output), exit code 2; then nothing is left behind and existing files are as they were.
     """
+    with ExitStack() as stack:
+        staged = {path: _stage(path, data, stack) for path, data in files.items() if not _holds(path, data)}
+        for path, temporary in staged.items():
+            try:
+                temporary.replace(path)
+                _sync_folder(Path(path).parent)
+            except OSError as error:
+                raise _unwritable(path, error) from error
+    return tuple(staged)
+
+
+def _holds(path: str, data: bytes) -> bool:
     target = Path(path)
     try:
-        if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
-            return False
-        if target.is_dir():
-            raise IsADirectoryError(21, "is a folder", path)
-        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        return target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _stage(path: str, data: bytes, stack: ExitStack) -> Path:
+    """A synced temporary file beside ``path``; ``stack`` removes it unless it was renamed."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    try:
+        if target.exists() and not target.is_file():  # renaming would replace a folder, a device or a pipe by a file
+            raise OSError(0, "it is a folder" if target.is_dir() else "it is no ordinary file")
+        with temporary.open("wb") as file:
+            stack.callback(temporary.unlink, missing_ok=True)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
-        help_ = "choose another place with -o, or free some space"
-        raise reject(
-            "unwritable-output", f"can't write {path}: {error.strerror or error}", help=help_, exit_code=2
-        ) from error
-    return True
+        raise _unwritable(path, error) from error
+    return temporary
+
+
+def _unwritable(path: str, error: OSError) -> Rejected:
+    message, help_ = f"can't write {path}: {error.strerror or error}", "choose another place, or free some space"
+    return reject("unwritable-output", message, help=help_, exit_code=2)
 
 
 def _sync_folder(folder: Path) -> None:
