@@ -17,6 +17,7 @@ from potc.evaluate.verify import Verification
 from potc.language.lattice import spell
 from potc.quantize.params import QuantParams
 from potc.quantize.plan import Kernel, Left
+from potc.shipped import shipped_rules
 
 VERSION = 1
 LISTED_SCALES = 8  # longer lists of scales are told by their extremes
@@ -162,12 +163,24 @@ def report(compilation: Compilation) -> Report:
         constants=tuple(_constants(compilation)),
         stayed_float=tuple(_float_node(left) for left in plan.left),
         warnings=tuple(_warnings(compilation)),
-        inputs=compilation.inputs,
+        inputs=tuple(_inputs(compilation)),
     )
+
+
+def _inputs(compilation: Compilation) -> Iterator[str]:
+    """Shipped rule files by their bare names: where they are installed is no part of a result."""
+    shipped = {str(path): path.name for path in shipped_rules().values()}
+    yield from (shipped.get(file, file) for file in compilation.inputs)
 
 
 def _warnings(compilation: Compilation) -> Iterator[str]:
     yield from (d.message for d in compilation.program.warnings)
+    low, high = compilation.program.opset
+    if compilation.model.opset > high:
+        opset = compilation.model.opset
+        yield f"the model has opset {opset}, the device allows {low} to {high}: rules may misread newer operators"
+    if not compilation.plan.kernels:
+        yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
     yield from (n.overflow for n in compilation.params.narrowing.values() if n.overflow)
 
 

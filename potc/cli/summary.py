@@ -16,7 +16,8 @@ LISTED = 12  # rows of a table before the rest is only counted; -v lists all
 
 def summary(report: Report, output: str, verbose: bool) -> str:
     """What came out, which rules made it, and what stayed in float and why."""
-    lines = [f"{report.model} -> {output}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
+    names = f"{escaped(report.model)} -> {escaped(output)}"
+    lines = [f"{names}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
     lines += _figures(report)
     lines += _table("kernels", _use_rows(report.rule_uses))
     lines += _table("rewrites before", _use_rows(report.rewrites))

@@ -132,7 +132,11 @@ def convert(where: str, spec: InputSpec, index: int, sample: np.ndarray) -> np.n
         raise reject("non-finite-data", message, node=spec.name, help="repair or leave out that sample")
     if sample.dtype == spec.dtype:
         return sample
-    converted = sample.astype(spec.dtype)
+    with np.errstate(over="ignore"):
+        converted = sample.astype(spec.dtype)
+    if sample.dtype.kind == "f" and not np.isfinite(converted).all():
+        message = f"sample {index} of `{spec.name}` in {where} holds numbers beyond {spec.dtype}"
+        raise reject("non-finite-data", message, node=spec.name, help="repair or leave out that sample")
     if sample.dtype.kind in "iu" and not np.array_equal(converted, sample):
         message = f"sample {index} of `{spec.name}` in {where} holds integers that {spec.dtype} can't hold"
         raise reject("wrong-data-type", message, node=spec.name)

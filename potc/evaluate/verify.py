@@ -64,13 +64,13 @@ def verify(
 
     Raises Rejected only if onnxruntime can't load the float model or run it on a sample.
     """
+    reference = _open_float(float_model)
     checks = [_attempt("valid", lambda: _validate(compiled)), _interface(float_model.proto, compiled)]
     opened: list[Run] = []
     checks.append(_attempt("loads", lambda: opened.append(open_session(compiled, optimize=True).run)))
     if not opened:
         return Verification(tuple(checks))
     comparison = _Comparison([o.name for o in float_model.proto.graph.output])
-    reference = _open_float(float_model)
     for index, feed in _spread(dataset, samples):
         expected = _run_float(reference, comparison.outputs, feed, index)
         try:

@@ -1,10 +1,11 @@
-"""File -> Model. Refuses what must be refused, with the thing named; gives every node a name; changes nothing else."""
+"""File -> Model. Refuses what must be refused, with the thing named; gives every node a name, sorts where that is
+needed; changes nothing else."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import networkx as nx
@@ -15,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
+from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
 
 
@@ -27,7 +29,13 @@ def read_model(path: str) -> Model:
     proto = _parse(path, data)
     if not proto.HasField("graph") or not proto.graph.node:
         raise reject("empty-model", f"{path} holds no graph with nodes", help="export the model again")
+    if not proto.graph.output:
+        raise reject("empty-model", f"{path} returns nothing: its graph has no output", help="export the model again")
     _refuse_cycles(path, proto.graph)
+    _refuse_dangling(path, proto.graph)
+    order = sorted_positions(proto.graph)
+    if order != list(range(len(order))):
+        reorder(proto.graph, order)
     files = (path, *_load_external(path, proto))
     _check(path, proto)
     _refuse_non_finite(path, proto.graph)
@@ -90,11 +98,30 @@ def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
     )
 
 
+def _refuse_dangling(path: str, graph: onnx.GraphProto) -> None:
+    """The checker takes a tensor that nothing makes for a wrong order of nodes."""
+    known = (
+        {i.name for i in graph.input}
+        | {t.name for t in graph.initializer}
+        | {t.values.name for t in graph.sparse_initializer}
+    )
+    known.update(name for node in graph.node for name in node.output)
+    for node in graph.node:
+        for name in (*node.input, *outer_reads(node)):
+            if name and name not in known:
+                reader = _shown(node.name or node.op_type)
+                raise reject(
+                    "invalid-model",
+                    f"`{reader}` in {path} reads `{_shown(name)}`, which nothing makes",
+                    node=node.name or None,
+                )
+
+
 def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
     """Puts external data into the model; returns the files it came from."""
     folder = Path(path).parent
     files: dict[str, None] = {}
-    for tensor in _tensors(proto.graph):
+    for tensor in _tensors(proto):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {e.key: e.value for e in tensor.external_data}
@@ -124,36 +151,63 @@ def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
 
 def _contained(path: str, folder: Path, location: str, tensor: str) -> Path:
     """The file of an external tensor, if it is an ordinary file of its own below the model's folder."""
-    problem = ""
     file = folder / location
-    if not location or os.path.isabs(location) or ".." in Path(location).parts or "\0" in location:
-        problem = "is not a path below the model's folder"
-    elif not file.resolve().is_relative_to(folder.resolve()):
-        problem = "leads out of the model's folder through a link"
-    elif not file.is_file():
-        problem = "does not exist"
-    elif any(p.is_symlink() for p in (file, *file.parents) if p != folder and p.is_relative_to(folder)):
-        problem = "is a link"
-    elif file.stat().st_nlink > 1 or not stat.S_ISREG(file.stat().st_mode):
-        problem = "is a hard link or no ordinary file"
+    try:
+        problem = _problem(folder, file, location)
+    except (OSError, RuntimeError, ValueError) as error:  # names that are too long, links in a circle, odd characters
+        reason = error.strerror if isinstance(error, OSError) else None
+        problem = f"can't be opened: {reason or 'not a usable path'}"
     if problem:
         message = f"external data {_shown(location)!r} of `{_shown(tensor)}` in {path} {problem}"
         raise reject("external-data-outside", message, node=tensor, help="put the data file beside the model")
     return file
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors, nested graphs included."""
+def _problem(folder: Path, file: Path, location: str) -> str:
+    """Why the file is not to be read; empty if nothing speaks against it."""
+    if not location or os.path.isabs(location) or ".." in Path(location).parts or "\0" in location:
+        return "is not a path below the model's folder"
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return "leads out of the model's folder through a link"
+    if not file.is_file():
+        return "does not exist"
+    if any(p.is_symlink() for p in (file, *file.parents) if p != folder and p.is_relative_to(folder)):
+        return "is a link"
+    if file.stat().st_nlink > 1 or not stat.S_ISREG(file.stat().st_mode):
+        return "is a hard link or no ordinary file"
+    return ""
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """All stored tensors: of the main graph, nested graphs, functions and training steps, sparse ones too."""
+    yield from _graph_tensors(proto.graph)
+    for function in proto.functions:
+        yield from _node_tensors(function.node)
+    for training in proto.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for nested in attribute.graphs:
-                yield from _tensors(nested)
+            for sparse in (
+                *attribute.sparse_tensors,
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            ):
+                yield from (sparse.values, sparse.indices)
+            for nested in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graph_tensors(nested)
 
 
 def _check(path: str, proto: onnx.ModelProto) -> None:
@@ -167,16 +221,21 @@ def _check(path: str, proto: onnx.ModelProto) -> None:
 
 
 def _refuse_non_finite(path: str, graph: onnx.GraphProto) -> None:
-    for tensor in graph.initializer:
-        if DTYPES.get(tensor.data_type) in FLOATS:
+    for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
+        if DTYPES.get(tensor.data_type) not in FLOATS:
+            continue
+        try:
             values = numpy_helper.to_array(tensor)
-            # One sum instead of one test per element: it is finite for all but a few huge tensors, which are looked at again.
-            with np.errstate(all="ignore"):
-                if np.isfinite(values.sum(dtype=np.float64)) or bool(np.isfinite(values.astype(np.float64)).all()):
-                    continue
+        except (ValueError, TypeError) as error:  # the checker does not count the elements of every type
+            message = f"`{_shown(tensor.name)}` in {path} has other numbers than its shape asks for: {error}"
+            raise reject("invalid-model", message, node=tensor.name) from error
+        # One sum instead of one test per element: it is finite for all but a few huge tensors, which are looked at again.
+        with np.errstate(all="ignore"):
+            if np.isfinite(values.sum(dtype=np.float64)) or bool(np.isfinite(values.astype(np.float64)).all()):
+                continue
             what = "NaN" if bool(np.isnan(values.astype(np.float64)).any()) else "infinity"
-            message = f"the weights `{_shown(tensor.name)}` in {path} hold {what}"
-            raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
+        message = f"the weights `{_shown(tensor.name)}` in {path} hold {what}"
+        raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -16,6 +17,11 @@ def write_bad_files(folder: Path, sample: Path) -> None:
     (folder / "truncated.onnx").write_bytes(model[: len(model) // 2])
     (folder / "text.onnx").write_text("This is no model.\n")
     onnx.save(_cyclic(), folder / "cyclic.onnx")
+    onnx.save(_double(), folder / "double.onnx")
+    silent = onnx.ModelProto.FromString(model)
+    del silent.graph.output[:]
+    onnx.save(silent, folder / "no_output.onnx")
+    np.savez(folder / "beyond_float.npz", input=np.load(sample / "calib.npz")["input"][:2].astype(np.float64) + 1e300)
     onnx.save(_nan_weights(onnx.ModelProto.FromString(model)), folder / "nan_weights.onnx")
     pictures = np.load(sample / "calib.npz")["input"][:4]
     np.savez(folder / "wrong_names.npz", picture=pictures)
@@ -36,6 +42,12 @@ def _cyclic() -> onnx.ModelProto:
     outputs = [helper.make_tensor_value_info("b", TensorProto.FLOAT, shape)]
     graph = helper.make_graph(nodes, "cyclic", inputs, outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _double() -> onnx.ModelProto:
+    """onnxruntime has no such convolution."""
+    text = '<ir_version: 8, opset_import: ["": 17]> g (double[1,1,4,4] x) => (double[1,1,1,1] y) {y = Conv(x, x)}'
+    return onnx.parser.parse_model(text)
 
 
 def _nan_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 
 from potc.cli import main as entry
@@ -91,6 +96,48 @@ def test_a_model_that_fails_verification_is_not_written(
     assert "finite: `y` holds NaN" in capsys.readouterr().err
     assert out.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_pipe_as_output_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A device like /dev/null would be replaced by a file: by root, for everyone on the machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert entry.main(["compile", SAMPLE, "--rules", "cpu", "-o", str(pipe)]) == 2
+    err = capsys.readouterr().err
+    assert "it is a device or a pipe" in err
+    assert "reading the rules" not in err
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("end", [">/dev/full", ">&-", "| head -c0"])
+@pytest.mark.parametrize("command", ["--version", "explain syntax-error", "check --format json nowhere.rules"])
+def test_standard_output_that_takes_nothing(command: str, end: str) -> None:
+    script = f"set -o pipefail; {sys.executable} -m potc {command} {end}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stdout == ""
+    if "head" not in end:  # head may still have been reading
+        assert "can't write to standard output" in done.stderr
+        assert done.returncode == 2
+
+
+def test_closed_standard_error_changes_nothing() -> None:
+    script = f"{sys.executable} -m potc check nowhere.rules 2>&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_no_kernel_and_an_opset_above_the_rules_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 11, opset_import: ["": 26]> g (float[4] x) => (float[4] y) {y = Relu(x)}'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    assert entry.main(["compile", str(tmp_path / "m.onnx"), "--rules", "cpu", "-o", str(tmp_path / "o.onnx")]) == 0
+    err = capsys.readouterr().err
+    assert "no kernel that takes Relu along ends in front of it" in err
+    assert "warning: the model has opset 26, the device allows 13 to 25" in err
+    assert "warning: nothing was quantized" in err
 
 
 def test_nothing_given_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
