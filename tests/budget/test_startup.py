@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,18 @@ sys.exit(code)
 
 
 def start(*arguments: str) -> tuple[float, str]:
-    """The wall time of a command and what it imported."""
-    began = time.perf_counter()
+    """The CPU seconds of a command (the wall time of a busy machine says nothing) and what it imported."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return time.perf_counter() - began, done.stderr.splitlines()[-1]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("check", "rules/cpu.rules")], ids=lambda a: a[0])
 def test_start(arguments: tuple[str, ...]) -> None:
     attempts = [start(*arguments) for _ in range(3)]
     assert {imported for _, imported in attempts} == {"imported:"}
-    assert min(wall for wall, _ in attempts) < BUDGET_S
+    assert min(spent for spent, _ in attempts) < BUDGET_S
