@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -29,6 +30,7 @@ def read_model(path: str) -> Model:
     proto = _parse(path, data)
     if not proto.HasField("graph") or not proto.graph.node:
         raise reject("empty-model", f"{path} holds no graph with nodes", help="export the model again")
+    _refuse_unreadable_names(path, proto.graph)
     if not proto.graph.output:
         raise reject("empty-model", f"{path} returns nothing: its graph has no output", help="export the model again")
     _refuse_cycles(path, proto.graph)
@@ -64,6 +66,22 @@ def _parse(path: str, data: bytes) -> onnx.ModelProto:
     except DecodeError as error:
         help_ = "copy or export it again; potc reads binary ONNX files"
         raise reject("truncated-model", f"{path} is cut off, damaged, or no ONNX file", help=help_) from error
+
+
+def _refuse_unreadable_names(path: str, graph: onnx.GraphProto) -> None:
+    """protobuf hands out bytes, against its own types, for a text that is not UTF-8: no name of a sound model is one."""
+    values: Iterable[Any] = (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)
+    names: list[Any] = [v.name for v in values]
+    for node in graph.node:
+        names += (node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            names.append(attribute.name)
+            for nested in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _refuse_unreadable_names(path, nested)
+    for name in names:
+        if isinstance(name, bytes):
+            message = f"{path} is damaged: the name {name[:40]!r} is not UTF-8 text"
+            raise reject("invalid-model", message, help="copy or export it again")
 
 
 def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:

@@ -194,3 +194,14 @@ def test_a_cycle_through_a_nested_graph_is_named(tmp_path: Path) -> None:
     error = rejected(save(tmp_path, helper.make_model(graph)))
     assert error.diagnostics[0].code == "cyclic-graph"
     assert "loop" in error.diagnostics[0].message
+
+
+@pytest.mark.parametrize("name", [b"first", b"middle", b"weights"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) <float[4] weights> {middle = Add(x, weights) y = Relu(middle)}'
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].name = "first"
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(model.SerializeToString().replace(name, b"\xff" * len(name), 1))
+    with pytest.raises(Rejected, match="not UTF-8"):
+        read_model(str(path))
