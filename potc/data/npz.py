@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
 import tokenize
@@ -107,14 +108,22 @@ def _headers(path: str, specs: Sequence[InputSpec]) -> dict[str, _Array]:
             stream.seek(0)
             if plain:
                 name = specs[0].name if len(specs) == 1 else file.stem
-                return {name: _header(path, None, stream)}
+                return {name: _header(path, None, stream, file.stat().st_size)}
         with zipfile.ZipFile(file) as archive:
             return {_stem(m): _open_header(path, archive, m) for m in archive.namelist() if m.endswith(".npy")}
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
     except OSError as error:
         raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise reject("invalid-data", f"{path} is neither a .npz nor a .npy file: {error}") from error
 
 
@@ -124,11 +133,14 @@ def _stem(member: str) -> str:
 
 def _open_header(path: str, archive: zipfile.ZipFile, member: str) -> _Array:
     with archive.open(member) as stream:
-        return _header(path, member, stream)
+        return _header(path, member, stream, archive.getinfo(member).file_size)
 
 
-def _header(path: str, member: str | None, stream: IO[bytes]) -> _Array:
-    """Parses a header with numpy's own reader, which refuses overlong ones; pickled arrays are refused here."""
+def _header(path: str, member: str | None, stream: IO[bytes], size: int) -> _Array:
+    """Parses a header with numpy's own reader, which refuses overlong ones; pickled arrays are refused here.
+
+    ``size``: bytes that are stored, header included. A header that claims more samples than that is refused.
+    """
     try:
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -147,6 +159,15 @@ def _header(path: str, member: str | None, stream: IO[bytes]) -> _Array:
         raise reject("invalid-data", f"`{member or path}` in {path} holds Python objects; only numbers are read")
     if any(n < 0 for n in shape):
         raise reject("invalid-data", f"`{member or path}` in {path} claims a negative size")
+    sample = math.prod(shape[1:]) * dtype.itemsize
+    if shape and shape[0] and not sample:
+        raise reject("invalid-data", f"the samples of `{member or path}` in {path} have no elements")
+    # One sample above the limit has its own diagnostic; here it is their number that a loop would believe.
+    if shape and sample <= LARGEST_SAMPLE and shape[0] * sample > size:
+        message = (
+            f"`{member or path}` in {path} claims {shape[0]:,} samples of {sample:,} bytes and stores {size:,} bytes"
+        )
+        raise reject("invalid-data", message, help="the file is cut off or damaged: store it again")
     return _Array(member, shape, dtype, fortran)
 
 
@@ -154,10 +175,12 @@ def _samples(path: str, array: _Array, stack: ExitStack) -> Iterator[np.ndarray]
     """The samples of one array, from the front; only one is held at a time."""
     if array.member is None:
         stream: IO[bytes] = stack.enter_context(Path(path).open("rb"))
+        stored = Path(path).stat().st_size
     else:
         archive = stack.enter_context(zipfile.ZipFile(path))
         stream = stack.enter_context(archive.open(array.member))
-    _header(path, array.member, stream)
+        stored = archive.getinfo(array.member).file_size
+    _header(path, array.member, stream, stored)
     shape = array.shape[1:]
     size = math.prod(shape) * array.dtype.itemsize
     while True:
@@ -170,7 +193,7 @@ def _samples(path: str, array: _Array, stack: ExitStack) -> Iterator[np.ndarray]
 def _next(path: str, stream: Iterator[np.ndarray], index: int) -> np.ndarray:
     try:
         sample = next(stream, None)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise reject("invalid-data", f"{path} is damaged at sample {index}: {error}") from error
     except Rejected:
         raise

@@ -9,20 +9,24 @@ from collections.abc import Callable
 import onnx
 import onnx_graphsurgeon as gs
 
+from potc.graph.order import reorder, sorted_positions
+from potc.graph.snapshot import outer_reads
+
 MODEL_FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
 def through_graphsurgeon(proto: onnx.ModelProto, edit: Callable[[gs.Graph], None]) -> onnx.ModelProto:
     """The model after ``edit`` changed its graphsurgeon graph; what the edit did not touch is as before.
 
-    Nodes come back in topological order. graphsurgeon prints to stdout: that is swallowed, stdout is for answers.
+    Nodes come back in topological order, initializers in their old order with new ones behind.
+    graphsurgeon prints to stdout: that is swallowed, stdout is for answers.
     """
     overridable = {i.name for i in proto.graph.input} & {t.name for t in proto.graph.initializer}
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(proto)
         edit(graph)
-        graph.toposort()
         exported = gs.export_onnx(graph, do_type_check=False)
+    reorder(exported.graph, sorted_positions(exported.graph))
     _restore(proto, exported, overridable)
     return exported
 
@@ -42,7 +46,7 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[s
     after.functions.extend(before.functions)
     after.training_info.extend(before.training_info)
     after.graph.name = before.graph.name
-    after.graph.doc_string = before.graph.doc_string
+    _restore_text(before.graph, after.graph)
     del after.graph.metadata_props[:]
     after.graph.metadata_props.extend(before.graph.metadata_props)
     after.graph.quantization_annotation.extend(before.graph.quantization_annotation)
@@ -50,10 +54,19 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[s
     for node in after.graph.node:
         source = old.get(node.name)
         if source is not None and source.op_type == node.op_type:
-            node.doc_string = source.doc_string
+            _restore_text(source, node)
             del node.metadata_props[:]
             node.metadata_props.extend(source.metadata_props)
+        elif not node.doc_string:
+            node.ClearField("doc_string")  # graphsurgeon writes an empty one
     _restore_values(before.graph, after.graph, overridable)
+
+
+def _restore_text(before: onnx.NodeProto | onnx.GraphProto, after: onnx.NodeProto | onnx.GraphProto) -> None:
+    if before.HasField("doc_string"):
+        after.doc_string = before.doc_string
+    else:
+        after.ClearField("doc_string")
 
 
 def _restore_values(before: onnx.GraphProto, after: onnx.GraphProto, overridable: set[str]) -> None:
@@ -61,7 +74,14 @@ def _restore_values(before: onnx.GraphProto, after: onnx.GraphProto, overridable
     del after.input[:]
     after.input.extend(before.input)
     stored = {t.name for t in after.initializer}
-    after.initializer.extend(t for t in before.initializer if t.name in overridable and t.name not in stored)
+    # What nobody read before the edit is dropped by graphsurgeon; what lost its readers in the edit was meant to go.
+    read = {name for node in before.node for name in (*node.input, *outer_reads(node))} | {
+        o.name for o in before.output
+    }
+    lost = (t for t in before.initializer if t.name not in stored and (t.name in overridable or t.name not in read))
+    after.initializer.extend(lost)
+    positions = {t.name: i for i, t in enumerate(before.initializer)}
+    after.initializer.sort(key=lambda t: positions.get(t.name, len(positions)))  # in place: no weights are copied
     outputs = {o.name: o for o in before.output}
     for output in after.output:
         if output.name in outputs:

@@ -122,7 +122,9 @@ def _is_repeatable(operator: str, version: int) -> bool:
     if not defs.has(operator, version, ""):
         return False
     schema = defs.get_schema(operator, version, "")
-    return schema.node_determinism != defs.OpSchema.NodeDeterminism.NonDeterministic
+    # onnx has this property, its type stubs don't.
+    determinism = schema.node_determinism  # pyright: ignore[reportAttributeAccessIssue]
+    return determinism != defs.OpSchema.NodeDeterminism.NonDeterministic
 
 
 def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -156,3 +156,25 @@ def test_generated_samples_fit_and_repeat() -> None:
 def test_inputs_without_a_shape_need_real_samples() -> None:
     with pytest.raises(Rejected, match="can't be generated"):
         synthetic([InputSpec("x", np.dtype(np.float32), None)], 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((10**9, 4), "claims 1,000,000,000 samples"), ((10**9, 0), "no elements")]
+)
+def test_a_header_that_lies_about_its_samples(tmp_path: Path, shape: tuple[int, ...], words: str) -> None:
+    with (tmp_path / "x.npy").open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with pytest.raises(Rejected, match=words):
+        open_npz(str(tmp_path / "x.npy"), [InputSpec("x", np.dtype(np.float32), (None, None))])
+
+
+def test_damaged_lzma_is_refused(tmp_path: Path) -> None:
+    stored = io.BytesIO()
+    np.save(stored, np.arange(400, dtype=np.float32).reshape(100, 4))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", stored.getvalue())
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[200:260] = bytes(60)
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(Rejected):
+        list(open_npz(str(tmp_path / "x.npz"), [InputSpec("x", np.dtype(np.float32), (None, 4))]).feeds())

@@ -269,3 +269,9 @@ def test_a_cycle_has_no_order() -> None:
     )
     with pytest.raises(ValueError, match="cycle"):
         sort_nodes(model)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.parent.name)
+def test_the_envelope_of_real_models_survives_an_edit_that_does_nothing(path: Path) -> None:
+    proto = read_model(str(path)).proto
+    assert through_graphsurgeon(proto, lambda graph: None) == proto
