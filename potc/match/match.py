@@ -128,8 +128,8 @@ class Matcher:
                     pattern.span,
                 )
             return
-        if node in state.nodes:
-            return
+        if node in state.nodes or not snapshot.outputs[node] or snapshot.outputs[node][0] < 0:
+            return  # taken already, or its first output, which patterns speak of, is left out
         for order in self._orders(pattern, node):
             for placed in self._args(pattern.args, 0, node, order, state, prev, trail):
                 done = _State((*placed.nodes, node), placed.bindings, placed.matched)

@@ -67,10 +67,11 @@ class _EmitEnvironment(Environment):
 def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
     """Applies all rewrites of a program until none matches. Raises Rejected(endless-rewrite) after too many rounds."""
     changes: list[Change] = []
+    spent: set[tuple[str, str]] = set()
     if not program.rewrites:
         return model, ()
     for _ in range(ROUNDS):
-        model, applied = _round(model, program)
+        model, applied = _round(model, program, spent)
         changes.extend(applied)
         if not applied:
             return model, tuple(changes)
@@ -86,15 +87,20 @@ def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change,
     )
 
 
-def _round(model: Model, program: Program) -> tuple[Model, list[Change]]:
+def _round(model: Model, program: Program, spent: set[tuple[str, str]]) -> tuple[Model, list[Change]]:
+    """One pass over the graph. ``spent``: (rewrite, node) for nodes that a ``once`` rewrite made: it leaves them alone."""
     snapshot = take_snapshot(model.proto)
     scope = Scope.of(program)
     claimed: set[int] = set()
     edit = _Edit(snapshot)
     changes: list[Change] = []
     for rewrite, match in _found(snapshot, program, scope):
+        if rewrite.once and any((rewrite.name, snapshot.names[n]) in spent for n in match.nodes):
+            continue
         if claimed.isdisjoint(match.nodes) and edit.apply(rewrite, match, scope):
             claimed.update(match.nodes)
+            if rewrite.once:
+                spent.update((rewrite.name, name) for name in edit.made_by(match))
             # What reads the result may hold a stale view of its producer: it waits for the next round.
             claimed.update(n for n, _ in snapshot.consumers[match.result])
             nodes = tuple(snapshot.names[n] for n in match.nodes)
@@ -126,8 +132,11 @@ class _Edit:
         self._names = {*snapshot.tensors, *snapshot.names}
 
     def apply(self, rewrite: Rewrite, match: Match, scope: Scope) -> bool:
-        """Emits the right side. False where the result can't take another name (read by a nested graph, say)."""
+        """Emits the right side. False where the result can't take another name (read by a nested graph, say), or another
+        output of the last node is read."""
         snapshot = self._snapshot
+        if any(t >= 0 and (snapshot.consumers[t] or t in snapshot.graph_outputs) for t in self._extra(match)):
+            return False
         environment = _EmitEnvironment(MatchEnvironment(snapshot, scope, match.bindings, None))
         result = snapshot.tensors[match.result]
         nodes: list[NodeProto] = []
@@ -156,6 +165,14 @@ class _Edit:
             self._remove_inner(match, nodes)
         self._replaced[snapshot.names[match.nodes[-1]]] = nodes
         return True
+
+    def made_by(self, match: Match) -> tuple[str, ...]:
+        """Names of the nodes that came instead of a match."""
+        return tuple(node.name for node in self._replaced[self._snapshot.names[match.nodes[-1]]])
+
+    def _extra(self, match: Match) -> tuple[int, ...]:
+        """Outputs of the last node that no right side makes."""
+        return self._snapshot.outputs[match.nodes[-1]][1:]
 
     def _remove_inner(self, match: Match, nodes: list[NodeProto]) -> None:
         """Matched nodes whose results nobody else reads go together with the last one; a node that was copied from one of
