@@ -130,7 +130,10 @@ _GRAPH = {
         "The model names a weight file outside of its own folder.",
         "Put the data file beside the model.",
     ),
-    "non-finite-weights": ("A weight is NaN or infinite.", "Train or export the model again."),
+    "non-finite-weights": (
+        "A weight is NaN, or one that is to be quantized is infinite.",
+        "Train or export the model again.",
+    ),
     "opset-not-raised": (
         "The model could not be brought to the opset that the output needs.",
         "Export the model with a later opset.",

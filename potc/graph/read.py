@@ -40,7 +40,7 @@ def read_model(path: str) -> Model:
         reorder(proto.graph, order)
     files = (path, *_load_external(path, proto))
     _check(path, proto)
-    _refuse_non_finite(path, proto.graph)
+    _refuse_nan(path, proto.graph)
     _name_nodes(proto.graph)
     _open_negative_dimensions(proto.graph)
     return Model(path, proto, files)
@@ -238,7 +238,8 @@ def _check(path: str, proto: onnx.ModelProto) -> None:
         raise reject("invalid-model", f"{path} is not a valid ONNX model: {_shown(reason)}") from error
 
 
-def _refuse_non_finite(path: str, graph: onnx.GraphProto) -> None:
+def _refuse_nan(path: str, graph: onnx.GraphProto) -> None:
+    """Infinity may stay: attention masks hold it. A weight that is to be quantized must be finite, which is checked there."""
     for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
         if DTYPES.get(tensor.data_type) not in FLOATS:
             continue
@@ -247,13 +248,11 @@ def _refuse_non_finite(path: str, graph: onnx.GraphProto) -> None:
         except (ValueError, TypeError) as error:  # the checker does not count the elements of every type
             message = f"`{_shown(tensor.name)}` in {path} has other numbers than its shape asks for: {error}"
             raise reject("invalid-model", message, node=tensor.name) from error
-        # One sum instead of one test per element: it is finite for all but a few huge tensors, which are looked at again.
+        # One sum instead of one test per element: it is NaN if any is, and where infinities cancel, so then each is looked at.
         with np.errstate(all="ignore"):
-            if np.isfinite(values.sum(dtype=np.float64)) or bool(np.isfinite(values.astype(np.float64)).all()):
-                continue
-            what = "NaN" if bool(np.isnan(values.astype(np.float64)).any()) else "infinity"
-        message = f"the weights `{_shown(tensor.name)}` in {path} hold {what}"
-        raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
+            if np.isnan(values.sum(dtype=np.float64)) and bool(np.isnan(values.astype(np.float64)).any()):
+                message = f"the weights `{_shown(tensor.name)}` in {path} hold NaN"
+                raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

@@ -168,7 +168,9 @@ class _Constant:
 
 def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:
     if not np.isfinite(values).all():
-        raise reject("non-finite-data", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node)
+        raise reject(
+            "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
+        )
     types = _legal(constant.types, float(values.min(initial=0.0)))
     saturates = any(lane.lanes > 1 for lane in constant.lanes)
     if saturates:  # only codes that shrink towards 0 with a larger scale can be made safe
@@ -237,7 +239,9 @@ def _derived(
     guaranteed stays true.
     """
     if not np.isfinite(values).all():
-        raise reject("non-finite-data", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node)
+        raise reject(
+            "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
+        )
     qtype = constant.types[0]
     limit = min(BIAS_LIMIT, qtype.high, -qtype.low)
     held = [found[i] for kind, i in constant.factors if kind == "constant"]

@@ -40,6 +40,8 @@ class Facts(Environment):
 
     def index(self, obj: object, index: object) -> object:
         if isinstance(obj, Tensor) and isinstance(index, int):
+            if not -len(obj.shape) <= index < len(obj.shape):
+                raise ExpressionError(f"no [{index}]", None)
             size = obj.shape[index]
             if size is None:
                 raise UnknownValue(f"x.shape[{index}]")

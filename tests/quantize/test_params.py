@@ -261,7 +261,7 @@ def test_scales_whose_product_passes_float32_stay_finite() -> None:
 def test_constants_must_be_finite(tensor: str, bad: float) -> None:
     values = {"w": np.ones((1, 2), np.float32), "b": np.ones(1, np.float32)}
     values[tensor][...] = bad
-    with pytest.raises(Rejected, match="non-finite-data"):
+    with pytest.raises(Rejected, match="non-finite-weights"):
         solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 1))}), values, RangeSettings())
 
 
