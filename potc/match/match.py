@@ -8,7 +8,7 @@ of the tensor before. The same walk with a ``Trail`` remembers why it stopped, f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from potc.diagnostics.source import Span
 from potc.graph.snapshot import Snapshot
@@ -301,24 +301,20 @@ class Matcher:
         trail: Trail | None,
     ) -> Iterator[_State]:
         if count < step.high:
-            for after, placed in self._once(step, node, state, trail):
-                yield from self._repeat(step, count + 1, rest, after, placed, trail)
+            for placed in self._once(step, node, state, trail):
+                yield from self._repeat(step, count + 1, rest, placed.nodes[-1], placed, trail)
         if count >= step.low:
             yield from self._chain(rest, node, state, trail)
 
-    def _once(self, step: Step, node: int, state: _State, trail: Trail | None) -> Iterator[tuple[int, _State]]:
-        for sequence in step.alternatives:
-            first, more = sequence[0], sequence[1:]
+    def _once(self, step: Step, node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+        """Each alternative once; the edge of the step is that of the first step in it."""
+        for first, *more in step.alternatives:
             if isinstance(first, Step):
-                starts = self._once(first, node, state, trail)
-            else:
-                starts = self._follow(first, step.exclusive, node, state, trail)
-            for after, placed in starts:
-                if not more:
-                    yield after, placed
-                    continue
-                for done in self._chain(more, after, placed, trail):
-                    yield done.nodes[-1], done
+                inner = replace(first, exclusive=step.exclusive)
+                yield from self._chain((inner, *more), node, state, trail)
+                continue
+            for after, placed in self._follow(first, step.exclusive, node, state, trail):
+                yield from self._chain(tuple(more), after, placed, trail)
 
     def _follow(
         self, pattern: PatternNode, exclusive: bool, node: int, state: _State, trail: Trail | None
@@ -351,12 +347,8 @@ class Matcher:
         return f"`{name}` has {len(readers)} consumers ({names}){also}"
 
     def _forbidden(self, step: Step, node: int, state: _State) -> bool:
-        readers = {c for c, port in self._snapshot.consumers[self._snapshot.outputs[node][0]] if port >= 0}
-        nodes = [first for sequence in step.alternatives for first in sequence[:1] if isinstance(first, PatternNode)]
-        return any(self._snapshot.ops[r] in p.ops and self._passes(p, r, state) for r in readers for p in nodes)
-
-    def _passes(self, pattern: PatternNode, node: int, state: _State) -> bool:
-        return self._conditions(pattern, node, state, None)
+        """True if what a ``not`` names stands behind a node, whoever else reads the tensor between."""
+        return next(self._once(replace(step, exclusive=False), node, state, None), None) is not None
 
     # ------------------------------------------------------------------------------------------ conditions
 
