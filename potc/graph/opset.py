@@ -31,6 +31,12 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     after.graph.doc_string = before.graph.doc_string
     if not after.metadata_props:
         after.metadata_props.extend(before.metadata_props)
+    if not after.functions:
+        after.functions.extend(before.functions)
+    if not after.graph.metadata_props:
+        after.graph.metadata_props.extend(before.graph.metadata_props)
+    if not after.graph.quantization_annotation:
+        after.graph.quantization_annotation.extend(before.graph.quantization_annotation)
     known = {(o.domain or "ai.onnx") for o in after.opset_import}
     after.opset_import.extend(o for o in before.opset_import if (o.domain or "ai.onnx") not in known)
     lowest = {13: 7, 21: 10}  # the IR version that came with an opset

@@ -344,7 +344,8 @@ class Matcher:
             )
         names = ", ".join(self._snapshot.names[c] for c, _ in readers[:4])
         also = ", and the model returns it" if tensor in self._snapshot.graph_outputs else ""
-        return f"`{name}` has {len(readers)} consumers ({names}){also}"
+        many = "consumer" if len(readers) == 1 else "consumers"
+        return f"`{name}` has {len(readers)} {many} ({names}){also}"
 
     def _forbidden(self, step: Step, node: int, state: _State) -> bool:
         """True if what a ``not`` names stands behind a node, whoever else reads the tensor between."""
