@@ -109,7 +109,7 @@ def _constant(
         axis=axes[types[0]],
         role=role,
         factors=_factors(candidate, statement, id_of, index),
-        lanes=tuple(_lanes(a, bound, snapshot, scope, rank) for a in rule.accumulators) if role == "weight" else (),
+        lanes=_all_lanes(rule.accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
         origins=(origin,),
     )
 
@@ -146,6 +146,14 @@ def _factors(
             reason = f"the scale of `{statement.target}` is derived from `{name}`, which is not quantized"
             raise Unmet(candidate, Origin(candidate.rule.qualified, statement.span.place, reason))
     return tuple(factors)
+
+
+def _all_lanes(
+    accumulators: tuple[Accumulator, ...], bound: Bound, snapshot: Snapshot, scope: Scope, rank: int
+) -> tuple[Lanes, ...]:
+    """In an order of their own: that of the ``accum`` statements in the file means nothing."""
+    found = (_lanes(a, bound, snapshot, scope, rank) for a in accumulators)
+    return tuple(sorted(found, key=lambda lanes: (lanes.storage, lanes.lanes, lanes.order)))
 
 
 def _lanes(accumulator: Accumulator, bound: Bound, snapshot: Snapshot, scope: Scope, rank: int) -> Lanes:

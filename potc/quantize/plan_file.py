@@ -23,7 +23,7 @@ def plan_from_json(text: str, name: str = "plan") -> Plan:
     """The plan that was written. Raises Rejected(invalid-plan) with the path of the first thing that does not fit."""
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number with too many digits
         raise reject("invalid-plan", f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("potc") != "plan":
         raise reject("invalid-plan", f"{name} is not a plan")

@@ -95,7 +95,10 @@ def _sweep_down(program: Program, snapshot: Snapshot, cover: Cover, refused: Map
     """Kernels in canonical order say what they want; late requirements see what was stored before them."""
     wishes = Wishes(refused=dict(refused))
     scope = Scope.of(program, wishes.stored.__contains__)
-    pass_by_op = {op: statement for statement in program.passes for op in statement.ops}
+    passes_by_op: dict[str, list[OpStatement]] = {}
+    for statement in program.passes:
+        for op in statement.ops:
+            passes_by_op.setdefault(op, []).append(statement)
     kept = _kept(cover)
     if program.graph_input is not None:
         for tensor in sorted(snapshot.graph_inputs):
@@ -114,8 +117,9 @@ def _sweep_down(program: Program, snapshot: Snapshot, cover: Cover, refused: Map
             if not candidate.rule.is_float and id(candidate) not in wishes.refused:
                 _hear(candidate, snapshot, scope, wishes, kept)
         elif node not in cover.owner:
-            statement = pass_by_op.get(snapshot.ops[node])
-            if statement is not None and _passes(statement, node, snapshot, scope):
+            stated = passes_by_op.get(snapshot.ops[node], ())
+            statement = next((s for s in stated if _passes(s, node, snapshot, scope)), None)
+            if statement is not None:
                 wishes.passes[node] = statement
                 ins, outs = ports(snapshot, node)
                 if all(t in wishes.stored for t in ins):

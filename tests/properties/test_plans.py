@@ -58,7 +58,7 @@ STATEMENTS = (
     note "a table is too coarse"
   }""",
     "pass MaxPool, Reshape",
-    'pass Resize where mode == "nearest"',
+    "pass MaxPool where ceil_mode == 1",
     "same_scale Concat",
     "graph input: a8",
     'prefer pointwise over conv because "it adds in 32 bits"',
