@@ -90,7 +90,9 @@ class _Editor:
         output = self._stored.get(key)
         if output is None:
             old = node.inputs[constant.port]
-            stored = gs.Constant(self._fresh(f"{constant.tensor}/codes"), codes.astype(STORAGE[params.qtype.storage]))
+            stored = gs.Constant(
+                self._fresh(f"{constant.tensor}/codes"), np.asarray(codes, STORAGE[params.qtype.storage])
+            )
             output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), np.float32, old.shape)
             attributes = {} if params.axis is None else {"axis": params.axis}
             graph.nodes.append(
