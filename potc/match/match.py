@@ -334,7 +334,7 @@ class Matcher:
 
     def _readers(self, tensor: int) -> str:
         """Who reads a tensor, in words."""
-        readers = self._snapshot.consumers[tensor]
+        readers = tuple(dict.fromkeys(self._snapshot.consumers[tensor]))  # a nested graph may read it several times
         name = self._snapshot.tensors[tensor]
         if not readers:
             return (

@@ -17,23 +17,33 @@ def left_nodes(
     finder: Finder,
     cover: Cover,
     refused: Mapping[int, Origin],
+    held: Mapping[int, Origin],
     through: frozenset[int],
     taken: frozenset[int],
 ) -> tuple[Left, ...]:
-    """All nodes with a float output that no kernel covers, in canonical order."""
+    """All nodes with a float output that no kernel covers, in canonical order.
+
+    ``refused``: by id of the candidate; ``held``: by node, what is known of those that no kernel could cover.
+    """
     left: list[Left] = []
     for node in range(len(snapshot.ops)):
         owner = cover.owner.get(node)
         if node in through or (owner is not None and id(owner) in taken):
             continue
         if any(t >= 0 and snapshot.is_float(t) for t in snapshot.outputs[node]):
-            reasons = _reasons(program, snapshot, finder, cover, refused, node)
+            reasons = _reasons(program, snapshot, finder, cover, refused, held, node)
             left.append(Left(snapshot.names[node], snapshot.ops[node], reasons))
     return tuple(left)
 
 
 def _reasons(
-    program: Program, snapshot: Snapshot, finder: Finder, cover: Cover, refused: Mapping[int, Origin], node: int
+    program: Program,
+    snapshot: Snapshot,
+    finder: Finder,
+    cover: Cover,
+    refused: Mapping[int, Origin],
+    held: Mapping[int, Origin],
+    node: int,
 ) -> tuple[Origin, ...]:
     owner = cover.owner.get(node)
     if owner is not None:
@@ -48,9 +58,13 @@ def _reasons(
     reasons = reasons or _tail_reasons(snapshot, finder, cover, node)
     if reasons:
         return reasons
+    if node in held:
+        return (held[node],)
     for statement in program.passes:
         if snapshot.ops[node] in statement.ops:
-            reason = "nothing that it passes values to runs on integers"
+            reason = (
+                "the condition of `pass` does not hold" if statement.where is not None else "it passes no values on"
+            )
             return (Origin(f"{program.device}.pass", statement.span.place, reason),)
     operator = snapshot.ops[node]
     for rule in program.rules:

@@ -8,7 +8,7 @@ A kernel whose wishes can't be met is given up with its reason, and the sweeps r
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from potc.diagnostics.source import Span
@@ -208,7 +208,7 @@ def _sweep_up(snapshot: Snapshot, wishes: Wishes) -> frozenset[int]:
         for tensor in outs:
             wanted = wishes.wanted_by(tensor)
             readers = snapshot.consumers[tensor]
-            heard = [r for r in readers if r in wanted or (r[0] in through and r[1] != OUTER)]
+            heard = [r for r in readers if r in wanted or _is_through(r, through)]
             some = some or bool(heard) or (-1, tensor) in wanted
             every = (
                 every
@@ -218,6 +218,45 @@ def _sweep_up(snapshot: Snapshot, wishes: Wishes) -> frozenset[int]:
         if some and (every or all(t in wishes.stored for t in ins)):
             through.add(node)
     return frozenset(through)
+
+
+def _is_through(reader: tuple[int, int], through: Container[int]) -> bool:
+    """True if a reader is a value-preserving node that runs on integers (the body of a nested graph does not)."""
+    return reader[0] in through and reader[1] != OUTER
+
+
+def _held(
+    program: Program, snapshot: Snapshot, cover: Cover, wishes: Wishes, through: frozenset[int]
+) -> dict[int, Origin]:
+    """Why value-preserving nodes run in float, and nodes whose results a rule keeps in float."""
+    held: dict[int, Origin] = {}
+    for tensor, rule in _kept(cover).items():
+        note = "; ".join(rule.notes) or f"keeps `{snapshot.tensors[tensor]}` in float"
+        held[snapshot.producer[tensor]] = Origin(rule.qualified, rule.span.place, note)
+    for node, statement in wishes.passes.items():
+        if node not in through:
+            reason = _why_not_through(node, snapshot, wishes, through)
+            held[node] = Origin(f"{program.device}.pass", statement.span.place, reason)
+    return held
+
+
+def _why_not_through(node: int, snapshot: Snapshot, wishes: Wishes, through: frozenset[int]) -> str:
+    ins, outs = ports(snapshot, node)
+    some, others = False, list[str]()
+    for tensor in outs:
+        wanted = wishes.wanted_by(tensor)
+        some = some or bool(wanted)
+        for reader in snapshot.consumers[tensor]:
+            if reader in wanted or _is_through(reader, through):
+                some = True
+            else:
+                others.append(f"{snapshot.names[reader[0]]} reads `{snapshot.tensors[tensor]}` in float")
+        if tensor in snapshot.graph_outputs and (-1, tensor) not in wanted:
+            others.append(f"the model returns `{snapshot.tensors[tensor]}` in float")
+    if not some:
+        return "nothing that it passes values to runs on integers"
+    loose = next(t for t in ins if t not in wishes.stored)
+    return f"`{snapshot.tensors[loose]}` is not stored, and {', '.join(dict.fromkeys(others))}"
 
 
 # ---------------------------------------------------------------------------------------------- classes and places
@@ -253,7 +292,9 @@ def _build(
     constants, corrections = constant_quantizers(wishes.taken, snapshot, scope, id_of)
     insertions = tuple(Insertion(snapshot.tensors[t], id_of[t], placed[t]) for t in sorted(placed))
     kernels = _kernels(program, snapshot, wishes, through)
-    left = left_nodes(program, snapshot, finder, cover, wishes.refused, through, frozenset(map(id, wishes.taken)))
+    held = _held(program, snapshot, cover, wishes, through)
+    taken = frozenset(map(id, wishes.taken))
+    left = left_nodes(program, snapshot, finder, cover, wishes.refused, held, through, taken)
     return Plan(program.device, tuple(quantizers), insertions, constants, kernels, left, corrections)
 
 
