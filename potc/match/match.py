@@ -8,7 +8,7 @@ of the tensor before. The same walk with a ``Trail`` remembers why it stopped, f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from potc.diagnostics.source import Span
 from potc.graph.snapshot import Snapshot
@@ -46,7 +46,6 @@ class Trail:
     steps: int = -1
     reason: str = ""
     at: Span | None = None
-    depth: int = field(default=0)
 
     def stop(self, steps: int, reason: str, at: Span) -> None:
         if steps > self.steps:

@@ -60,7 +60,7 @@ class ConstantQuantizer:
 
     ``axis``: the channel axis (0 <= axis < rank), None for per-tensor. ``factors``: for a bias, the inputs of the same
     kernel whose scales multiply to this one's: activations as quantizer ids, constants as indices into
-    ``Plan.constants``. ``activation``: the quantizer id whose codes multiply this constant (None if unknown).
+    ``Plan.constants``.
     """
 
     tensor: str
