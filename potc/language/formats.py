@@ -174,7 +174,8 @@ class Formats:
                         "give a code of the type",
                     )
                     return None
-                base = replace(base, zero_point=value)
+                # Zero point 0 has one spelling, so that equal formats are equal.
+                base = replace(base, zero_point=value or None, symmetric=base.symmetric or value == 0)
             else:
                 self.scope.unknown("fixed parameter", setting.name, setting.span, ("scale", "zero_point"))
         return base

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, reduce
 
 from potc.language.program import Granularity, QType
 
@@ -21,7 +22,7 @@ def meet(a: QType, b: QType) -> QType | None:
 
     Commutative, associative and idempotent. Storage must agree; code ranges intersect; symmetric is below asymmetric,
     per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero
-    point is below a free one.
+    point is below a free one. It is exact: a quantizer is one of the result if and only if it is one of both.
     """
     if a.storage != b.storage:
         return None
@@ -30,7 +31,8 @@ def meet(a: QType, b: QType) -> QType | None:
     granularity, axis, block = _granularity(a, b)
     scales = {t.scale for t in (a, b)} - {None}
     zero_points = {t.zero_point for t in (a, b)} - {None}
-    if low >= high or len(scales) > 1 or len(zero_points) > 1 or (symmetric and zero_points - {0}):
+    zeros = zero_points | ({0} if symmetric else set())
+    if low >= high or len(scales) > 1 or len(zeros) > 1 or any(not low <= z <= high for z in zeros):
         return None
     return QType(
         storage=a.storage,
@@ -46,17 +48,85 @@ def meet(a: QType, b: QType) -> QType | None:
     )
 
 
-@lru_cache(maxsize=1024)
-def meet_lists(a: tuple[QType, ...], b: tuple[QType, ...]) -> tuple[QType, ...]:
-    """All formats that both lists allow, each ranked by its worst place in either list; ties in canonical order."""
-    best: dict[QType, tuple[int, int]] = {}
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
+def allows(wide: QType, narrow: QType) -> bool:
+    """True if every quantizer of the second format is one of the first as well."""
+    return meet(wide, narrow) == narrow
+
+
+# A list of formats says how fast each quantizer is: its place is that of the first entry that allows it. Two lists meet in
+# the slower of both places, entry by entry; so the order of meeting never matters.
+Ranked = tuple[tuple[QType, int], ...]
+
+
+@lru_cache(maxsize=4096)
+def ranked(types: tuple[QType, ...]) -> Ranked:
+    """A list with its places, without entries that say nothing new."""
+    return _essential({t: place for place, t in reversed(tuple(enumerate(types)))})
+
+
+@lru_cache(maxsize=4096)
+def meet_ranked(a: Ranked, b: Ranked) -> Ranked:
+    """What both lists allow, each format at the worse of its two places. Commutative, associative and idempotent."""
+    best: dict[QType, int] = {}
+    for x, i in a:
+        for y, j in b:
             both = meet(x, y)
             if both is not None:
-                place = (max(i, j), i + j)
-                best[both] = min(best.get(both, place), place)
-    return tuple(sorted(best, key=lambda t: (best[t], spell(t))))
+                best[both] = min(best.get(both, max(i, j)), max(i, j))
+    return _essential(best)
+
+
+def _essential(best: dict[QType, int]) -> Ranked:
+    """Sorted by place, then by spelling; a format that another one allows at no worse a place is left out."""
+    kept = (
+        (t, place)
+        for t, place in best.items()
+        if not any(u != t and other <= place and allows(u, t) for u, other in best.items())
+    )
+    return tuple(sorted(kept, key=lambda entry: (entry[1], spell(entry[0]))))
+
+
+def interchanged(types: Ranked, storages: frozenset[str]) -> Ranked:
+    """The list with the same values in other storages: where a loader may shift zero points, ``u8`` with zero point 128
+    is ``i8`` with zero point 0. ``storages``: what a device's ``interchange`` names."""
+    best = dict(types)
+    for t, place in types:
+        for twin in _twins(t, storages):
+            best[twin] = min(best.get(twin, place), place)
+    return _essential(best)
+
+
+def _twins(t: QType, storages: frozenset[str]) -> tuple[QType, ...]:
+    if t.storage not in storages:
+        return ()
+    other = ("u" if t.signed else "i") + t.storage[1:]
+    if other not in storages:
+        return ()
+    shift = (1 << t.bits - 1) if t.signed else -(1 << t.bits - 1)
+    zero = 0 if t.symmetric else t.zero_point
+    moved = None if zero is None else zero + shift
+    symmetric = moved == 0
+    return (
+        replace(
+            t,
+            storage=other,
+            low=t.low + shift,
+            high=t.high + shift,
+            symmetric=symmetric,
+            zero_point=None if symmetric else moved,
+        ),
+    )
+
+
+def listed(types: Ranked) -> tuple[QType, ...]:
+    """The formats alone, fastest first."""
+    return tuple(t for t, _ in types)
+
+
+def meet_lists(*lists: tuple[QType, ...]) -> tuple[QType, ...]:
+    """All formats that all lists allow, each ranked by its worst place in any list; ties in canonical order."""
+    first, *rest = map(ranked, lists)
+    return listed(reduce(meet_ranked, rest, first))
 
 
 def spell(qtype: QType) -> str:

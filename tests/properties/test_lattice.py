@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potc.language.lattice import meet, meet_lists
+from potc.language.lattice import allows, interchanged, meet, meet_lists, meet_ranked, ranked
 from potc.language.program import Granularity, QType
 
 
@@ -27,7 +27,7 @@ def qtypes(draw: st.DrawFn) -> QType:
         block=32 if granularity is Granularity.PER_BLOCK else None,
         power_of_two=draw(st.booleans()),
         scale=draw(st.sampled_from([None, 0.5])),
-        zero_point=draw(st.sampled_from([None, 0])) if symmetric else draw(st.sampled_from([None, 0, 128])),
+        zero_point=None if symmetric else draw(st.sampled_from([None, 5, low or high])),
     )
 
 
@@ -60,11 +60,60 @@ def test_never_allows_what_one_forbids(a: QType, b: QType) -> None:
             assert one.zero_point is None or both.zero_point == one.zero_point
 
 
-@given(st.lists(qtypes(), max_size=4), st.lists(qtypes(), max_size=4))
-def test_lists_meet_commutes(a: list[QType], b: list[QType]) -> None:
-    assert meet_lists(tuple(a), tuple(b)) == meet_lists(tuple(b), tuple(a))
+LISTS = st.lists(qtypes(), max_size=4).map(tuple)
 
 
-@given(st.lists(qtypes(), min_size=1, max_size=4, unique=True))
-def test_a_list_with_itself_keeps_its_first_choice(a: list[QType]) -> None:
-    assert meet_lists(tuple(a), tuple(a))[0] == a[0]
+@given(LISTS, LISTS)
+def test_lists_meet_commutes(a: tuple[QType, ...], b: tuple[QType, ...]) -> None:
+    assert meet_ranked(ranked(a), ranked(b)) == meet_ranked(ranked(b), ranked(a))
+
+
+@settings(max_examples=500)
+@given(LISTS, LISTS, LISTS)
+def test_lists_meet_associates(a: tuple[QType, ...], b: tuple[QType, ...], c: tuple[QType, ...]) -> None:
+    x, y, z = ranked(a), ranked(b), ranked(c)
+    assert meet_ranked(meet_ranked(x, y), z) == meet_ranked(x, meet_ranked(y, z))
+
+
+@given(LISTS)
+def test_lists_meet_is_idempotent(a: tuple[QType, ...]) -> None:
+    assert meet_ranked(ranked(a), ranked(a)) == ranked(a)
+
+
+@given(LISTS, LISTS)
+def test_lists_meet_allows_only_what_both_allow(a: tuple[QType, ...], b: tuple[QType, ...]) -> None:
+    for found in meet_lists(a, b):
+        assert any(allows(t, found) for t in a)
+        assert any(allows(t, found) for t in b)
+
+
+@given(LISTS, qtypes())
+def test_leaving_out_what_says_nothing_new_changes_no_place(a: tuple[QType, ...], t: QType) -> None:
+    def place(entries: list[tuple[QType, int]]) -> int | None:
+        return min((p for u, p in entries if allows(u, t)), default=None)
+
+    assert place(list(ranked(a))) == place([(u, p) for p, u in enumerate(a)])
+
+
+BOTH = frozenset({"i8", "u8"})
+
+
+@given(LISTS)
+def test_interchange_is_idempotent(a: tuple[QType, ...]) -> None:
+    once = interchanged(ranked(a), BOTH)
+    assert interchanged(once, BOTH) == once
+
+
+@given(LISTS, LISTS)
+def test_interchange_and_meet_commute(a: tuple[QType, ...], b: tuple[QType, ...]) -> None:
+    x, y = interchanged(ranked(a), BOTH), interchanged(ranked(b), BOTH)
+    assert interchanged(meet_ranked(x, y), BOTH) == meet_ranked(x, y)
+
+
+def test_a_signed_type_is_an_unsigned_one_with_its_zero_point_moved() -> None:
+    signed = QType("i8", -128, 127, symmetric=True)
+    unsigned = QType("u8", 0, 255, symmetric=False, zero_point=128)
+    assert set(interchanged(ranked((signed,)), BOTH)) == {(signed, 0), (unsigned, 0)}
+    assert meet_ranked(interchanged(ranked((signed,)), BOTH), ranked((QType("u8", 0, 255, symmetric=False),))) == (
+        (unsigned, 0),
+    )
