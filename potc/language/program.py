@@ -302,7 +302,8 @@ class Signature:
 class Program:
     """One device, checked and complete.
 
-    ``rules`` are sorted by qualified name, so nothing depends on the order in the file. ``features`` hold the values in
+    ``parts``: the devices of a meet (``device any = cpu & gpu``), each once and in an order of their own; a model is legal
+    for a meet if it is for every part. A meet has no statements of its own. ``rules`` are sorted by qualified name, so nothing depends on the order in the file. ``features`` hold the values in
     force. ``sources`` are all files read, in import order (for dependency files); ``digest`` is a sha256 (hex) of the
     canonical form of everything that can change a result.
     """
@@ -325,3 +326,9 @@ class Program:
     sources: tuple[str, ...]
     digest: str
     warnings: tuple[Diagnostic, ...] = ()  # what `check` says beside errors; never part of the digest
+    parts: tuple[Program, ...] = ()
+
+    @property
+    def members(self) -> tuple[Program, ...]:
+        """The devices that must all accept a model: the parts of a meet, else the device itself."""
+        return self.parts or (self,)

@@ -32,9 +32,7 @@ def load_rules(path_or_name: str, *, device: str | None = None, settings: Mappin
     library = read_library(path_or_name)
     problems = Diagnostics()
     scope = build_scope(library, problems)
-    found, changes = choose_device(library, scope, device)
-    inherited = with_settings(inherit(scope, found), changes, scope)
-    program = _program(library, scope, inherited, settings or {})
+    program = _resolve(library, scope, choose_device(library, scope, device), settings or {})
     _tests(scope)
     problems.stop()
     return program
@@ -44,12 +42,8 @@ def check_scope(library: Library, scope: Scope) -> tuple[Diagnostic, ...]:
     """Everything that is wrong or doubtful in all devices of the main file, or in its definitions if it has none."""
     own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
     for device in own:
-        if isinstance(device, syntax.Device):
-            if not device.abstract:
-                _program(library, scope, inherit(scope, device), {})
-        else:
-            found, changes = choose_device(library, scope, device.name)
-            _program(library, scope, with_settings(inherit(scope, found), changes, scope), {})
+        if isinstance(device, syntax.DeviceAlgebra) or not device.abstract:
+            _resolve(library, scope, device, {})
     if not own:
         _loose(library, scope)
     _tests(scope)
@@ -69,8 +63,8 @@ def _loose(library: Library, scope: Scope) -> None:
     _rewrites(bare)
 
 
-def choose_device(library: Library, scope: Scope, name: str | None) -> tuple[syntax.Device, tuple[syntax.Setting, ...]]:
-    """The device to resolve, and feature values stated with it. Raises Rejected where there is none."""
+def choose_device(library: Library, scope: Scope, name: str | None) -> syntax.Device | syntax.DeviceAlgebra:
+    """The device to resolve, the file's first one if no name is given. Raises Rejected where there is none."""
     own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
     if name is None:
         concrete = [d for d in own if not (isinstance(d, syntax.Device) and d.abstract)]
@@ -81,26 +75,86 @@ def choose_device(library: Library, scope: Scope, name: str | None) -> tuple[syn
                 f"`{library.main.source.path}` defines no device",
                 help="add `device NAME { ... }`, or give a file that has one",
             )
-        chosen: syntax.Device | syntax.DeviceAlgebra = concrete[0]
-    else:
-        known = {n.lower(): n for n in scope.devices}
-        if name.lower() not in known:
-            scope.problems.stop()
-            near = operators.suggest(name, tuple(scope.devices))
-            help_ = f"did you mean `{near}`?" if near else f"devices: {', '.join(sorted(scope.devices)) or 'none'}"
-            raise reject("unknown-name", f"there is no device `{name}`", help=help_)
-        chosen = scope.devices[known[name.lower()]]
-    if isinstance(chosen, syntax.Device):
-        return chosen, ()
-    if isinstance(chosen.value, syntax.DeviceReference):
-        target = scope.devices.get(chosen.value.name)
-        if isinstance(target, syntax.Device):
-            return target, chosen.value.settings
-        if target is None:
-            scope.unknown("device", chosen.value.name, chosen.span, scope.devices)
-    scope.not_supported("a device computed from others by `&` or `|`", chosen.span, "compile for each of the devices")
-    scope.problems.stop()
-    raise AssertionError
+        return concrete[0]
+    known = {n.lower(): n for n in scope.devices}
+    if name.lower() not in known:
+        scope.problems.stop()
+        near = operators.suggest(name, tuple(scope.devices))
+        help_ = f"did you mean `{near}`?" if near else f"devices: {', '.join(sorted(scope.devices)) or 'none'}"
+        raise reject("unknown-name", f"there is no device `{name}`", help=help_)
+    return scope.devices[known[name.lower()]]
+
+
+# ---------------------------------------------------------------------------------------------- meets
+
+
+def _resolve(
+    library: Library, scope: Scope, device: syntax.Device | syntax.DeviceAlgebra, words: Mapping[str, str]
+) -> Program:
+    """A device, or a meet with its parts: each once, in an order that does not depend on how the meet is written."""
+    if isinstance(device, syntax.Device):
+        return _program(library, scope, inherit(scope, device), words)
+    stated = _members(scope, device.value, (), (device.name,))
+    known = {name for inherited in stated for name in inherited.features}
+    parts: dict[tuple[str, str], Program] = {}
+    for inherited in stated:
+        # A word that no part knows is told once for each of them, with its features.
+        mine = {n: w for n, w in words.items() if n in inherited.features or n not in known}
+        part = _program(library, scope, inherited, mine)
+        parts[part.device, part.digest] = part
+    found = tuple(part for _, part in sorted(parts.items()))
+    low, high = max((p.opset[0] for p in found), default=1), min((p.opset[1] for p in found), default=0)
+    if found and low > high:
+        ranges = ", ".join(f"{p.device} {p.opset[0]} .. {p.opset[1]}" for p in found)
+        message = f"the devices of `{device.name}` have no opset in common: {ranges}"
+        scope.error("impossible-opset", message, device.span, "widen one of the ranges")
+    meet = Program(
+        device=device.name,
+        opset=(low, high),
+        features={f"{p.device}.{name}": value for p in found for name, value in p.features.items()},
+        rules=(),
+        passes=(),
+        same_scale=(),
+        prefers=(),
+        rewrites=found[0].rewrites if found else (),  # rewrites belong to files, not to devices
+        signatures=found[0].signatures if found else {},
+        accumulators=(),
+        graph_input=None,
+        graph_output=None,
+        interchange=frozenset(),
+        requantize=False,
+        doc=device.doc,
+        sources=library.sources,
+        digest="",
+        warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
+        parts=found,
+    )
+    return replace(meet, digest=digest(meet))
+
+
+def _members(
+    scope: Scope, expr: syntax.DeviceExpr, settings: tuple[syntax.Setting, ...], trail: tuple[str, ...]
+) -> list[Inherited]:
+    """The devices of a meet, with the settings that reach them from outside in force."""
+    if isinstance(expr, syntax.DeviceCombination):
+        return [m for side in (expr.left, expr.right) for m in _members(scope, side, settings, trail)]
+    changes = (*expr.settings, *settings)
+    device = scope.devices.get(expr.name)
+    if device is None:
+        scope.unknown("device", expr.name, expr.span, scope.devices)
+        return []
+    if isinstance(device, syntax.DeviceAlgebra):
+        if device.name in trail:
+            message = f"device `{device.name}` is computed from itself"
+            scope.error("recursive-definition", message, device.span, "devices have no circles")
+            return []
+        inner = _members(scope, device.value, (), (*trail, device.name))
+        known = {name for inherited in inner for name in inherited.features}
+        return [
+            with_settings(i, tuple(s for s in changes if s.name in i.features or s.name not in known), scope)
+            for i in inner
+        ]
+    return [with_settings(inherit(scope, device), changes, scope)]
 
 
 # ---------------------------------------------------------------------------------------------- assembly
