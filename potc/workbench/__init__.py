@@ -1,0 +1,1 @@
+"""What authors of rule files work with: tests of rules, pages of operators, start files, imports."""
