@@ -15,6 +15,7 @@ from potc.diagnostics.diagnostic import Diagnostic, Diagnostics
 from potc.diagnostics.source import Source, Span
 from potc.language import build_patterns, build_statements, mistakes, syntax, words
 from potc.language.build import build
+from potc.language.tables import load_parser
 from potc.shipped import shipped_folder
 
 _BUILDERS = (build_patterns, build_statements)  # imported for what they register
@@ -40,7 +41,7 @@ def grammar() -> Grammar:
     for _ in range(7):
         inner = rf"\{{(?:[^{{}}\"]|\"[^\"\n]*\"|{inner})*+\}}"
     text = (shipped_folder("grammar") / "potc.lark").read_text(encoding="utf-8").replace("BRACES", inner)
-    lark = Lark(text, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=True)
+    lark = load_parser(text)
     return Grammar(lark, {t.pattern.value: t.name for t in lark.terminals if t.pattern.type == "str"})
 
 
