@@ -3,115 +3,235 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
 
 from potc.graph.snapshot import Snapshot
+from potc.language.lattice import Ranked, interchanged, listed, meet_ranked, ranked, spell
 from potc.language.program import Accumulator, Alternatives, Choice, Granularity, QType, QuantStatement
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
-from potc.match.match import Bound, is_true
+from potc.match.joint import Joint, Member
+from potc.match.match import Binding, Bound, is_true
 from potc.quantize.plan import ConstantQuantizer, Correction, Lanes, Origin
 
 
 class Unmet(Exception):
     """A kernel's wishes can't be met: it is given up, with the reason."""
 
-    def __init__(self, candidate: Candidate, origin: Origin) -> None:
+    def __init__(self, joint: Joint, origin: Origin) -> None:
         super().__init__(origin.reason)
-        self.candidate = candidate
+        self.joint = joint
         self.origin = origin
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What is known while constants are placed. ``id_of``: quantizer id of each quantized activation; ``again``: of those
+    readers that have one of their own."""
+
+    snapshot: Snapshot
+    scopes: Mapping[int, Scope]
+    id_of: Mapping[int, int]
+    again: Mapping[tuple[int, int], int]
+
+    def quantizer(self, bound: Bound) -> int | None:
+        return self.again.get((bound.node, bound.port), self.id_of.get(bound.tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What one part would make of a constant. ``none``: float will do as well."""
+
+    made: ConstantQuantizer
+    types: Ranked
+    none: bool
+
+
 def constant_quantizers(
-    taken: Iterable[Candidate], snapshot: Snapshot, scope: Scope, id_of: Mapping[int, int]
+    taken: Iterable[Joint],
+    snapshot: Snapshot,
+    scopes: Mapping[int, Scope],
+    id_of: Mapping[int, int],
+    again: Mapping[tuple[int, int], int],
 ) -> tuple[tuple[ConstantQuantizer, ...], tuple[Correction, ...]]:
     """One per constant capture of every kernel; factors of derived scales come before what is derived from them.
 
-    ``id_of``: quantizer id of each quantized activation. Raises Unmet where a format or a factor is missing.
+    ``scopes``: by id of the part's program. Raises Unmet where a format or a factor is missing, or parts don't agree.
     """
+    placed = _Placed(snapshot, scopes, id_of, again)
     found: list[ConstantQuantizer] = []
     corrections: list[Correction] = []
-    for candidate in taken:
-        index: dict[str, int] = {}
-        for statement in sorted(candidate.rule.quants, key=lambda q: bool(q.derived)):
-            binding = candidate.match.bindings.get(statement.target)
-            for bound in binding if isinstance(binding, tuple) else (binding,):
-                if bound is not None and snapshot.is_constant(bound.tensor):
-                    made = _constant(candidate, statement, bound, snapshot, scope, id_of, index)
-                    if made is not None:
-                        index[statement.target] = len(found)
-                        found.append(made)
-            if statement.target in index and statement.derived:
-                corrections.extend(_correction(candidate, statement, snapshot, scope, index, found))
+    for joint in taken:
+        index: dict[tuple[int, int], int] = {}  # input port of a constant -> its place in ``found``
+        for derived in (False, True):
+            for port, offers in _offers(joint, placed, derived, index, found).items():
+                made = _agreed(joint, offers)
+                if made is not None:
+                    index[port] = len(found)
+                    found.append(made)
+        corrections.extend(_corrections(joint, placed, index, found))
     return tuple(found), tuple(corrections)
 
 
-def _correction(
-    candidate: Candidate,
-    statement: QuantStatement,
-    snapshot: Snapshot,
-    scope: Scope,
-    index: Mapping[str, int],
+def _offers(
+    joint: Joint,
+    placed: _Placed,
+    derived: bool,
+    index: Mapping[tuple[int, int], int],
     found: list[ConstantQuantizer],
+) -> dict[tuple[int, int], list[_Offer | None]]:
+    """What each part would make of each constant, by input port; None: float will do. A part that has a kernel and does
+    not speak of a constant offers no format."""
+    offers: dict[tuple[int, int], list[_Offer | None]] = {}
+    kernels = [m for m in joint.members if m.candidate is not None]
+    for count, member in enumerate(kernels):
+        assert member.candidate is not None
+        for statement in member.candidate.rule.quants:
+            if bool(statement.derived) is not derived:
+                continue
+            binding = member.candidate.match.bindings.get(statement.target)
+            for bound in binding if isinstance(binding, tuple) else (binding,):
+                if bound is not None and placed.snapshot.is_constant(bound.tensor):
+                    made = _constant(joint, member, statement, bound, placed, index)
+                    mine = offers.setdefault((bound.node, bound.port), [])
+                    mine.extend([None] * (count - len(mine)))
+                    mine.append(made)
+    for mine in offers.values():
+        mine.extend([None] * (len(kernels) - len(mine)))
+    return offers
+
+
+def _agreed(joint: Joint, offers: list[_Offer | None]) -> ConstantQuantizer | None:
+    """The meet of what all parts make of one constant."""
+    told = [o for o in offers if o is not None]
+    insisting = [o.made for o in told if not o.none]
+    if len(told) < len(offers):
+        if insisting:
+            origin = insisting[0].origins[0]
+            reason = f"`{insisting[0].tensor}` must be stored ({origin.place}), and another part takes it in float"
+            raise Unmet(joint, Origin(origin.rule, origin.place, reason))
+        return None
+    types = reduce(meet_ranked, (o.types for o in told))
+    made = [o.made for o in told]
+    factors = {m.factors for m in made if m.factors}
+    if not types or len(factors) > 1:
+        if not insisting:
+            return None
+        origin = made[-1].origins[0]
+        given = "; ".join(f"{m.origins[0].rule} allows {' | '.join(map(spell, m.types))}" for m in made)
+        reason = f"no format of `{made[0].tensor}` suits all parts: {given}"
+        raise Unmet(joint, Origin(origin.rule, origin.place, reason))
+    lanes = {lane for m in made for lane in m.lanes}
+    return replace(
+        made[0],
+        types=listed(types),
+        axis=min((m.axis for m in made if m.axis is not None), default=None),
+        factors=next(iter(factors), ()),
+        lanes=tuple(sorted(lanes, key=lambda lane: (lane.storage, lane.lanes, lane.order))),
+        origins=tuple(dict.fromkeys(origin for m in made for origin in m.origins)),
+    )
+
+
+def _corrections(
+    joint: Joint, placed: _Placed, index: Mapping[tuple[int, int], int], found: list[ConstantQuantizer]
 ) -> Iterator[Correction]:
     """For a bias whose scale is derived from one weight and one activation, where std.rules names the axes of both."""
-    weights = [n for n in statement.derived if n in index and found[index[n]].role == "weight"]
-    others = [candidate.match.bindings.get(n) for n in statement.derived if n not in weights]
-    weight = candidate.match.bindings.get(weights[0]) if len(weights) == 1 else None
+    told: set[int] = set()
+    for member in joint.members:
+        if member.candidate is None:
+            continue
+        bindings = member.candidate.match.bindings
+        places = {
+            name: index[b.node, b.port]
+            for name, b in bindings.items()
+            if isinstance(b, Bound) and (b.node, b.port) in index
+        }
+        for statement in member.candidate.rule.quants:
+            bias = places.get(statement.target)
+            if bias is None or not statement.derived or bias in told:
+                continue
+            correction = _correction(statement, bias, places, bindings, placed, found)
+            if correction is not None:
+                told.add(bias)
+                yield correction
+
+
+def _correction(
+    statement: QuantStatement,
+    bias: int,
+    places: Mapping[str, int],
+    bindings: Mapping[str, Binding],
+    placed: _Placed,
+    found: list[ConstantQuantizer],
+) -> Correction | None:
+    snapshot = placed.snapshot
+    weights = [n for n in statement.derived if n in places and found[places[n]].role == "weight"]
+    others = [bindings.get(n) for n in statement.derived if n not in weights]
+    weight = bindings.get(weights[0]) if len(weights) == 1 else None
     if len(others) != 1 or not isinstance(others[0], Bound) or not isinstance(weight, Bound):
-        return
+        return None
     activation = others[0]
     shape, weight_shape = snapshot.shapes[activation.tensor], snapshot.shapes[weight.tensor]
     if shape is None or weight_shape is None:
-        return
-    signatures = scope.signatures
+        return None
+    signatures = next(iter(placed.scopes.values())).signatures
     channel = axis_of(snapshot, signatures, activation.node, activation.port, "channel", len(shape))
     summed = axis_of(snapshot, signatures, weight.node, weight.port, "in", len(weight_shape))
-    if channel is not None and summed is not None and len(shape) > 1:
-        name = snapshot.tensors[activation.tensor]
-        yield Correction(index[statement.target], index[weights[0]], name, len(shape), channel, summed)
+    if channel is None or summed is None or len(shape) <= 1:
+        return None
+    name = snapshot.tensors[activation.tensor]
+    return Correction(bias, places[weights[0]], name, len(shape), channel, summed)
 
 
 def _constant(
-    candidate: Candidate,
+    joint: Joint,
+    member: Member,
     statement: QuantStatement,
     bound: Bound,
-    snapshot: Snapshot,
-    scope: Scope,
-    id_of: Mapping[int, int],
-    index: Mapping[str, int],
-) -> ConstantQuantizer | None:
+    placed: _Placed,
+    index: Mapping[tuple[int, int], int],
+) -> _Offer | None:
+    candidate, snapshot, scope = member.candidate, placed.snapshot, placed.scopes[id(member.program)]
+    assert candidate is not None
     rule = candidate.rule
     environment = MatchEnvironment(snapshot, scope, candidate.match.bindings, None)
-    allowed = choose_alternatives(statement.choice, environment).types
+    alternatives = choose_alternatives(statement.choice, environment)
+    allowed = alternatives.types
     if not allowed:
         return None
     place = statement.span.place
     name = snapshot.tensors[bound.tensor]
     if not snapshot.is_float(bound.tensor):
-        raise Unmet(candidate, Origin(rule.qualified, place, f"`{name}` already holds {snapshot.dtypes[bound.tensor]}"))
+        raise Unmet(joint, Origin(rule.qualified, place, f"`{name}` already holds {snapshot.dtypes[bound.tensor]}"))
     rank = len(snapshot.shapes[bound.tensor] or ())
     axes = {t: _axis(t, bound, snapshot, scope, rank) for t in allowed}
     types = tuple(t for t in allowed if t.granularity is Granularity.PER_TENSOR or axes[t] is not None)
     if not types:
-        raise Unmet(
-            candidate, Origin(rule.qualified, place, f"`{name}` has no axis `{allowed[0].axis}` for its scales")
-        )
+        raise Unmet(joint, Origin(rule.qualified, place, f"`{name}` has no axis `{allowed[0].axis}` for its scales"))
+    if len(joint.members) > 1:  # one name for each axis, so that parts that call it differently agree
+        types = tuple(replace(t, axis=axes[t]) if t.axis is not None else t for t in types)
+        axes = {t: _axis(t, bound, snapshot, scope, rank) for t in types}
+    order = ranked(types)
+    if len(joint.members) > 1:
+        order = interchanged(order, member.program.interchange)
     signature = scope.signatures.get(snapshot.ops[bound.node])
     role = signature.inputs[bound.port].role if signature is not None and bound.port < len(signature.inputs) else "act"
     origin = Origin(
         rule.qualified, place, f"`{statement.target}` of the kernel at {snapshot.names[candidate.match.nodes[0]]}"
     )
-    return ConstantQuantizer(
+    made = ConstantQuantizer(
         tensor=name,
         node=snapshot.names[bound.node],
         port=bound.port,
-        types=types,
+        types=listed(order),
         axis=axes[types[0]],
         role=role,
-        factors=_factors(candidate, statement, id_of, index),
+        factors=_factors(joint, candidate, statement, placed, index),
         lanes=_all_lanes(rule.accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
         origins=(origin,),
     )
+    return _Offer(made, order, alternatives.none)
 
 
 def choose_alternatives(choice: Choice, environment: MatchEnvironment) -> Alternatives:
@@ -133,18 +253,23 @@ def _axis(qtype: QType, bound: Bound, snapshot: Snapshot, scope: Scope, rank: in
 
 
 def _factors(
-    candidate: Candidate, statement: QuantStatement, id_of: Mapping[int, int], index: Mapping[str, int]
+    joint: Joint,
+    candidate: Candidate,
+    statement: QuantStatement,
+    placed: _Placed,
+    index: Mapping[tuple[int, int], int],
 ) -> tuple[tuple[str, int], ...]:
     factors: list[tuple[str, int]] = []
     for name in statement.derived:
         binding = candidate.match.bindings.get(name)
-        if name in index:
-            factors.append(("constant", index[name]))
-        elif isinstance(binding, Bound) and binding.tensor in id_of:
-            factors.append(("activation", id_of[binding.tensor]))
+        bound = binding if isinstance(binding, Bound) else None
+        if bound is not None and (bound.node, bound.port) in index:
+            factors.append(("constant", index[bound.node, bound.port]))
+        elif bound is not None and (quantizer := placed.quantizer(bound)) is not None:
+            factors.append(("activation", quantizer))
         else:
             reason = f"the scale of `{statement.target}` is derived from `{name}`, which is not quantized"
-            raise Unmet(candidate, Origin(candidate.rule.qualified, statement.span.place, reason))
+            raise Unmet(joint, Origin(candidate.rule.qualified, statement.span.place, reason))
     return tuple(factors)
 
 

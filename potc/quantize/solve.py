@@ -8,40 +8,51 @@ A kernel whose wishes can't be met is given up with its reason, and the sweeps r
 from __future__ import annotations
 
 import gc
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
-from potc.diagnostics.source import Span
 from potc.graph.snapshot import OUTER, Snapshot
-from potc.language.lattice import meet_lists, spell
-from potc.language.program import Alternatives, OpStatement, Program, QType, Rule
-from potc.match.cover import Candidate, Cover, Finder, choose, is_late
+from potc.language.lattice import Ranked, interchanged, listed, meet_ranked, ranked, spell
+from potc.language.program import Alternatives, Program, QType, Rule
+from potc.match.cover import Finder, is_late
 from potc.match.environment import MatchEnvironment, Scope
+from potc.match.joint import Joint, JointCover, Member, choose_joint, ports
 from potc.match.match import Bound, is_true, why_not
 from potc.quantize.classes import UnionFind
 from potc.quantize.constants import Unmet, choose_alternatives, constant_quantizers
 from potc.quantize.left import left_nodes
 from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
 
+ACCUMULATOR_BITS = 32  # an activation of so many bits is the accumulator itself: nothing is stored
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one part of a device wants of a tensor. ``types`` empty: float; ``none``: float will do as well."""
+
+    rule: str
+    place: str
+    name: str
+    words: str
+    types: Ranked
+    none: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One kernel's wish for one tensor. ``reader``: (node, port), None where the kernel makes the tensor."""
+    """One kernel's wish for one tensor, the meet of what its parts want. ``reader``: (node, port), None where the kernel
+    makes the tensor. ``joint`` is None for what the device says of the model's inputs and outputs."""
 
-    candidate: Candidate | None
-    name: str
+    joint: Joint | None
     reader: tuple[int, int] | None
-    alternatives: Alternatives
-    span: Span
+    types: Ranked
+    none: bool
+    wants: tuple[Want, ...]
 
-    def origin(self, snapshot: Snapshot) -> Origin:
-        if self.candidate is None:
-            return Origin(self.name, self.span.place, f"{self.name} of the device")
-        verb = "made" if self.reader is None else "read"
-        node = snapshot.names[self.candidate.match.nodes[0]]
-        return Origin(
-            self.candidate.rule.qualified, self.span.place, f"{verb} as `{self.name}` by the kernel at {node}"
-        )
+    @property
+    def origins(self) -> Iterator[Origin]:
+        return (Origin(w.rule, w.place, w.words) for w in self.wants)
 
 
 @dataclass(slots=True)
@@ -51,13 +62,24 @@ class Wishes:
     stored: set[int] = field(default_factory=set)
     made: dict[int, Ask] = field(default_factory=dict)
     read: dict[int, list[Ask]] = field(default_factory=dict)
-    passes: dict[int, OpStatement] = field(default_factory=dict)
-    taken: list[Candidate] = field(default_factory=list)
-    refused: dict[int, Origin] = field(default_factory=dict)  # id(candidate) -> why
+    taken: list[Joint] = field(default_factory=list)
+    refused: dict[int, Origin] = field(default_factory=dict)  # id(joint) -> why
 
     def wanted_by(self, tensor: int) -> set[tuple[int, int]]:
         """Readers that insist on integers (those that also take float do not)."""
-        return {a.reader for a in self.read.get(tensor, ()) if a.reader is not None and not a.alternatives.none}
+        return {a.reader for a in self.read.get(tensor, ()) if a.reader is not None and not a.none}
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What stays the same while kernels are given up."""
+
+    program: Program
+    programs: tuple[Program, ...]
+    snapshot: Snapshot
+    finders: tuple[Finder, ...]
+    cover: JointCover
+    kept: Mapping[int, Rule]
 
 
 def solve(program: Program, snapshot: Snapshot) -> Plan:
@@ -76,58 +98,63 @@ def solve(program: Program, snapshot: Snapshot) -> Plan:
 
 
 def _solve(program: Program, snapshot: Snapshot) -> Plan:
-    finder = Finder(program, snapshot)
-    cover = choose(program, snapshot, finder.candidates())
+    finders = tuple(Finder(p, snapshot) for p in program.members)
+    cover = choose_joint(program.members, snapshot, finders)
+    problem = _Problem(program, program.members, snapshot, finders, cover, _kept(cover))
     refused: dict[int, Origin] = {}
     while True:
-        wishes = _sweep_down(program, snapshot, cover, refused)
-        through = _sweep_up(snapshot, wishes)
+        wishes = _sweep_down(problem, refused)
+        through = _sweep_up(snapshot, cover, wishes)
         try:
-            return _build(program, snapshot, finder, cover, wishes, through)
+            return _build(problem, wishes, through)
         except Unmet as unmet:
-            refused[id(unmet.candidate)] = unmet.origin
+            refused[id(unmet.joint)] = unmet.origin
 
 
 # ---------------------------------------------------------------------------------------------- the two sweeps
 
 
-def _sweep_down(program: Program, snapshot: Snapshot, cover: Cover, refused: Mapping[int, Origin]) -> Wishes:
+def _sweep_down(problem: _Problem, refused: Mapping[int, Origin]) -> Wishes:
     """Kernels in canonical order say what they want; late requirements see what was stored before them."""
+    snapshot, cover = problem.snapshot, problem.cover
     wishes = Wishes(refused=dict(refused))
-    scope = Scope.of(program, wishes.stored.__contains__)
-    passes_by_op: dict[str, list[OpStatement]] = {}
-    for statement in program.passes:
-        for op in statement.ops:
-            passes_by_op.setdefault(op, []).append(statement)
-    kept = _kept(cover)
-    if program.graph_input is not None:
-        for tensor in sorted(snapshot.graph_inputs):
-            if snapshot.is_float(tensor):
-                wishes.stored.add(tensor)
-                wishes.made[tensor] = Ask(None, "graph input", None, program.graph_input, program.graph_input.span)
-    if program.graph_output is not None:
-        for tensor in sorted(snapshot.graph_outputs):
-            if snapshot.is_float(tensor):
-                ask = Ask(None, "graph output", (-1, tensor), program.graph_output, program.graph_output.span)
-                wishes.read.setdefault(tensor, []).append(ask)
-    ending = {c.match.nodes[-1]: c for c in cover.taken}
+    scopes = {id(p): Scope.of(p, wishes.stored.__contains__) for p in problem.programs}
+    _ends_of_the_model(problem, wishes)
+    ending = {joint.nodes[-1]: joint for joint in cover.taken}
     for node in range(len(snapshot.ops)):
-        candidate = ending.get(node)
-        if candidate is not None:
-            if not candidate.rule.is_float and id(candidate) not in wishes.refused:
-                _hear(candidate, snapshot, scope, wishes, kept)
-        elif node not in cover.owner:
-            stated = passes_by_op.get(snapshot.ops[node], ())
-            statement = next((s for s in stated if _passes(s, node, snapshot, scope)), None)
-            if statement is not None:
-                wishes.passes[node] = statement
-                ins, outs = ports(snapshot, node)
-                if all(t in wishes.stored for t in ins):
-                    wishes.stored.update(outs)
+        joint = ending.get(node)
+        if joint is not None:
+            if id(joint) not in wishes.refused:
+                _hear(problem, joint, scopes, wishes)
+        elif node in cover.passing:
+            ins, outs = ports(snapshot, node)
+            if all(t in wishes.stored for t in ins):
+                wishes.stored.update(outs)
     return wishes
 
 
-def _kept(cover: Cover) -> dict[int, Rule]:
+def _ends_of_the_model(problem: _Problem, wishes: Wishes) -> None:
+    """What the device says of the model's own inputs and outputs."""
+    snapshot = problem.snapshot
+    for end, tensors in (("graph input", snapshot.graph_inputs), ("graph output", snapshot.graph_outputs)):
+        stated = [(p, p.graph_input if end == "graph input" else p.graph_output) for p in problem.programs]
+        wants = tuple(
+            Want(end, a.span.place, end, f"{end} of the device", _ranked(problem, a, p), a.none)
+            for p, a in stated
+            if a is not None
+        )
+        types = reduce(meet_ranked, (w.types for w in wants)) if wants else ()
+        for tensor in sorted(tensors) if types else ():
+            if not snapshot.is_float(tensor):
+                continue
+            if end == "graph input":
+                wishes.stored.add(tensor)
+                wishes.made[tensor] = Ask(None, None, types, False, wants)
+            else:
+                wishes.read.setdefault(tensor, []).append(Ask(None, (-1, tensor), types, False, wants))
+
+
+def _kept(cover: JointCover) -> dict[int, Rule]:
     kept: dict[int, Rule] = {}
     for candidate in cover.kept:
         for name in candidate.rule.keep:
@@ -138,56 +165,95 @@ def _kept(cover: Cover) -> dict[int, Rule]:
     return kept
 
 
-def _passes(statement: OpStatement, node: int, snapshot: Snapshot, scope: Scope) -> bool:
-    ins, outs = ports(snapshot, node)
-    if not ins or not outs:
-        return False
-    if statement.where is None:
-        return True
-    environment = MatchEnvironment(snapshot, scope, {}, node)
-    return is_true(statement.where, environment)
+def _ranked(problem: _Problem, alternatives: Alternatives, program: Program) -> Ranked:
+    """The list of a rule. Beside others, what a loader may store in another way is listed in all of them."""
+    types = ranked(alternatives.types)
+    return interchanged(types, program.interchange) if len(problem.programs) > 1 else types
 
 
-def ports(snapshot: Snapshot, node: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The computed float inputs and the float outputs of a node: what a value-preserving operator passes through."""
-    ins = tuple(t for t in snapshot.inputs[node] if t >= 0 and snapshot.is_float(t) and not snapshot.is_constant(t))
-    outs = tuple(t for t in snapshot.outputs[node] if t >= 0 and snapshot.is_float(t))
-    return ins, outs
-
-
-def _hear(candidate: Candidate, snapshot: Snapshot, scope: Scope, wishes: Wishes, kept: Mapping[int, Rule]) -> None:
+def _hear(problem: _Problem, joint: Joint, scopes: Mapping[int, Scope], wishes: Wishes) -> None:
     """Adds one kernel's asks, or the reason why it can't be taken."""
-    rule, match = candidate.rule, candidate.match
-    environment = MatchEnvironment(snapshot, scope, match.bindings, None)
-    for require in rule.requires:
-        if is_late(require) and not is_true(require.condition, environment):
-            reason = why_not(require.condition, environment)
-            wishes.refused[id(candidate)] = Origin(rule.qualified, require.span.place, require.reason or reason)
-            return
-    asks: list[tuple[int, Ask]] = []
-    for statement in rule.quants:
-        binding = match.bindings.get(statement.target)
-        alternatives = choose_alternatives(statement.choice, environment)
-        for bound in binding if isinstance(binding, tuple) else (binding,):
-            if bound is None or snapshot.is_constant(bound.tensor) or not alternatives.types:
-                continue
-            problem = _problem(bound, snapshot, kept)
-            if problem:
-                wishes.refused[id(candidate)] = Origin(rule.qualified, statement.span.place, problem)
+    snapshot = problem.snapshot
+    wants: dict[tuple[int, tuple[int, int] | None], list[Want]] = {}
+    for member in joint.members:
+        if member.candidate is None:
+            continue
+        rule, match = member.candidate.rule, member.candidate.match
+        environment = MatchEnvironment(snapshot, scopes[id(member.program)], match.bindings, None)
+        for require in rule.requires:
+            if is_late(require) and not is_true(require.condition, environment):
+                reason = why_not(require.condition, environment)
+                wishes.refused[id(joint)] = Origin(rule.qualified, require.span.place, require.reason or reason)
                 return
-            reader = None if bound.port < 0 else (bound.node, bound.port)
-            asks.append((bound.tensor, Ask(candidate, statement.target, reader, alternatives, statement.span)))
-    wishes.taken.append(candidate)
+        for bound, want in _wants(problem, member, environment):
+            if want.types and (trouble := _trouble(bound, problem)):
+                wishes.refused[id(joint)] = Origin(want.rule, want.place, trouble)
+                return
+            key = (bound.tensor, None if bound.port < 0 else (bound.node, bound.port))
+            wants.setdefault(key, []).append(want)
+    asks: list[tuple[int, Ask]] = []
+    for (tensor, reader), listed_wants in wants.items():
+        ask = _together(joint, reader, listed_wants)
+        if isinstance(ask, Origin):
+            wishes.refused[id(joint)] = ask
+            return
+        if ask is not None:
+            asks.append((tensor, ask))
+    wishes.taken.append(joint)
     for tensor, ask in asks:
         if ask.reader is None:
             wishes.made[tensor] = ask
-            if not ask.alternatives.none:
+            if not ask.none:
                 wishes.stored.add(tensor)
         else:
             wishes.read.setdefault(tensor, []).append(ask)
 
 
-def _problem(bound: Bound, snapshot: Snapshot, kept: Mapping[int, Rule]) -> str:
+def _wants(problem: _Problem, member: Member, environment: MatchEnvironment) -> Iterator[tuple[Bound, Want]]:
+    """What the rule of one part says of the computed tensors of its match."""
+    snapshot, candidate = problem.snapshot, member.candidate
+    assert candidate is not None
+    first = snapshot.names[candidate.match.nodes[0]]
+    for statement in candidate.rule.quants:
+        binding = candidate.match.bindings.get(statement.target)
+        alternatives = choose_alternatives(statement.choice, environment)
+        types = _ranked(problem, alternatives, member.program)
+        for bound in binding if isinstance(binding, tuple) else (binding,):
+            if bound is None or snapshot.is_constant(bound.tensor):
+                continue
+            words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
+            place = statement.span.place
+            yield bound, Want(candidate.rule.qualified, place, statement.target, words, types, alternatives.none)
+
+
+def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
+    """One ask of all parts, None where the tensor stays in float, or why they don't agree. A part that has a kernel and
+    does not speak of a tensor wants it in float."""
+    insisting = [w for w in wants if not w.none]
+    kernels = [m for m in joint.members if m.candidate is not None]
+    if len(wants) < len(kernels) or any(not w.types for w in wants):
+        if not insisting:
+            return None
+        spoken = {w.rule for w in wants if w.types}
+        silent = next((m for m in kernels if m.rule not in spoken), kernels[0])
+        first = insisting[0]
+        reason = f"`{first.name}` must be {_listed(first.types)} ({first.place}), and {silent.rule} takes it in float"
+        return Origin(silent.rule, silent.place, reason)
+    types = reduce(meet_ranked, (w.types for w in wants))
+    if not types:
+        if not insisting:
+            return None
+        given = "; ".join(f"{w.rule} allows {_listed(w.types)}" for w in wants)
+        return Origin(wants[-1].rule, wants[-1].place, f"no format of `{wants[0].name}` suits all parts: {given}")
+    return Ask(joint, reader, types, not insisting, tuple(wants))
+
+
+def _listed(types: Ranked) -> str:
+    return " | ".join(spell(t) for t in listed(types))
+
+
+def _trouble(bound: Bound, problem: _Problem) -> str:
+    snapshot, kept = problem.snapshot, problem.kept
     name = snapshot.tensors[bound.tensor]
     if not snapshot.is_float(bound.tensor):
         return f"`{name}` holds {snapshot.dtypes[bound.tensor] or 'values of unknown type'}: only float tensors are quantized"
@@ -196,13 +262,13 @@ def _problem(bound: Bound, snapshot: Snapshot, kept: Mapping[int, Rule]) -> str:
     return ""
 
 
-def _sweep_up(snapshot: Snapshot, wishes: Wishes) -> frozenset[int]:
+def _sweep_up(snapshot: Snapshot, cover: JointCover, wishes: Wishes) -> frozenset[int]:
     """Value-preserving nodes that run on integers, decided from the last to the first.
 
     A quantizer rises above a node only if every reader below wants integers, or the values were stored as integers anyway.
     """
     through: set[int] = set()
-    for node in sorted(wishes.passes, reverse=True):
+    for node in sorted(cover.passing, reverse=True):
         ins, outs = ports(snapshot, node)
         some, every = False, True
         for tensor in outs:
@@ -225,18 +291,17 @@ def _is_through(reader: tuple[int, int], through: Container[int]) -> bool:
     return reader[0] in through and reader[1] != OUTER
 
 
-def _held(
-    program: Program, snapshot: Snapshot, cover: Cover, wishes: Wishes, through: frozenset[int]
-) -> dict[int, Origin]:
+def _held(problem: _Problem, wishes: Wishes, through: frozenset[int]) -> dict[int, Origin]:
     """Why value-preserving nodes run in float, and nodes whose results a rule keeps in float."""
+    snapshot = problem.snapshot
     held: dict[int, Origin] = {}
-    for tensor, rule in _kept(cover).items():
+    for tensor, rule in problem.kept.items():
         note = "; ".join(rule.notes) or f"keeps `{snapshot.tensors[tensor]}` in float"
         held[snapshot.producer[tensor]] = Origin(rule.qualified, rule.span.place, note)
-    for node, statement in wishes.passes.items():
+    for node, statements in problem.cover.passing.items():
         if node not in through:
             reason = _why_not_through(node, snapshot, wishes, through)
-            held[node] = Origin(f"{program.device}.pass", statement.span.place, reason)
+            held[node] = Origin(f"{problem.program.device}.pass", statements[0].span.place, reason)
     return held
 
 
@@ -262,44 +327,73 @@ def _why_not_through(node: int, snapshot: Snapshot, wishes: Wishes, through: fro
 # ---------------------------------------------------------------------------------------------- classes and places
 
 
-def _build(
-    program: Program, snapshot: Snapshot, finder: Finder, cover: Cover, wishes: Wishes, through: frozenset[int]
-) -> Plan:
+def _build(problem: _Problem, wishes: Wishes, through: frozenset[int]) -> Plan:
+    snapshot = problem.snapshot
     placed = _place(snapshot, wishes, through)
+    classes = _classes(problem, wishes, through, placed)
+    passed = {t for node in through for t in ports(snapshot, node)[1]}
+    quantizers: list[Quantizer] = []
+    insertions: list[tuple[int, Insertion]] = []
+    id_of: dict[int, int] = {}
+    again: dict[tuple[int, int], int] = {}  # readers that get a quantizer of their own -> its id
+    for members in classes.groups():
+        types, origins, apart = _agree(problem, members, wishes)
+        names = tuple(snapshot.tensors[t] for t in members)
+        observed = tuple(snapshot.tensors[t] for t in members if t not in passed) or names
+        if not any(t.bits >= ACCUMULATOR_BITS for t in types):
+            id_of.update((t, len(quantizers)) for t in members)
+            quantizers.append(Quantizer(len(quantizers), names, observed, types, origins))
+            separate = {(snapshot.names[a.reader[0]], a.reader[1]) for _, a in apart if a.reader is not None}
+            for t in members:
+                where = placed[t]
+                where = None if where is None else tuple(r for r in where if r not in separate)
+                if where != ():
+                    insertions.append((t, Insertion(snapshot.tensors[t], id_of[t], where)))
+        for tensor, ask in apart:
+            assert ask.reader is not None
+            again[ask.reader] = len(quantizers)
+            reader = (snapshot.names[ask.reader[0]], ask.reader[1])
+            insertions.append((tensor, Insertion(snapshot.tensors[tensor], len(quantizers), (reader,))))
+            name = (snapshot.tensors[tensor],)
+            quantizers.append(Quantizer(len(quantizers), name, name, listed(ask.types), tuple(ask.origins)))
+    scopes = {id(p): Scope.of(p, wishes.stored.__contains__) for p in problem.programs}
+    constants, corrections = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
+    kernels = _kernels(problem, wishes, through)
+    held = _held(problem, wishes, through)
+    taken = frozenset(map(id, wishes.taken))
+    left = left_nodes(problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken)
+    ordered = tuple(i for _, i in sorted(insertions, key=lambda entry: entry[0]))
+    return Plan(problem.program.device, tuple(quantizers), ordered, constants, kernels, left, corrections)
+
+
+def _classes(
+    problem: _Problem,
+    wishes: Wishes,
+    through: frozenset[int],
+    placed: Mapping[int, tuple[tuple[str, int], ...] | None],
+) -> UnionFind:
+    """Tensors that share one scale: along operators that pass values through, and where rules say so."""
+    snapshot = problem.snapshot
     classes = UnionFind(placed)
-    for node in sorted(through):
+    passing = {joint.nodes[0] for joint in wishes.taken for member in joint.members if member.candidate is None}
+    for node in sorted(through | passing):
         ins, outs = ports(snapshot, node)
         classes.join([t for t in (*ins, *outs) if t in placed])
-    for candidate in wishes.taken:
-        for group in candidate.rule.unify:
-            classes.join([t for name in group for t in _tensors(candidate, name) if t in placed])
-    for statement in program.same_scale:
+    for joint in wishes.taken:
+        for member in joint.members:
+            for group in member.candidate.rule.unify if member.candidate is not None else ():
+                classes.join([t for name in group for t in _tensors(member, name) if t in placed])
+    for statement in (s for p in problem.programs for s in p.same_scale):
         for op in sorted(statement.ops):
             for node in snapshot.by_op.get(op, ()):
                 ins, outs = ports(snapshot, node)
                 if all(t in placed for t in (*ins, *outs)):
                     classes.join([*ins, *outs])
-    passed = {t for node in through for t in ports(snapshot, node)[1]}
-    quantizers: list[Quantizer] = []
-    id_of: dict[int, int] = {}
-    for members in classes.groups():
-        types, origins = _agree(members, snapshot, wishes)
-        names = tuple(snapshot.tensors[t] for t in members)
-        observed = tuple(snapshot.tensors[t] for t in members if t not in passed) or names
-        id_of.update((t, len(quantizers)) for t in members)
-        quantizers.append(Quantizer(len(quantizers), names, observed, types, origins))
-    scope = Scope.of(program, wishes.stored.__contains__)
-    constants, corrections = constant_quantizers(wishes.taken, snapshot, scope, id_of)
-    insertions = tuple(Insertion(snapshot.tensors[t], id_of[t], placed[t]) for t in sorted(placed))
-    kernels = _kernels(program, snapshot, wishes, through)
-    held = _held(program, snapshot, cover, wishes, through)
-    taken = frozenset(map(id, wishes.taken))
-    left = left_nodes(program, snapshot, finder, cover, wishes.refused, held, through, taken)
-    return Plan(program.device, tuple(quantizers), insertions, constants, kernels, left, corrections)
+    return classes
 
 
-def _tensors(candidate: Candidate, name: str) -> list[int]:
-    binding = candidate.match.bindings.get(name)
+def _tensors(member: Member, name: str) -> list[int]:
+    binding = member.candidate.match.bindings.get(name) if member.candidate is not None else None
     return [b.tensor for b in (binding if isinstance(binding, tuple) else (binding,)) if b is not None]
 
 
@@ -317,42 +411,59 @@ def _place(
             r for r in snapshot.consumers[tensor] if r in wanted or (r in into and tensor in ports(snapshot, r[0])[0])
         ]
         output = (-1, tensor) in wanted
-        if tensor in passed or output or (made is not None and (readers or not made.alternatives.none)):
+        if tensor in passed or output or (made is not None and (readers or not made.none)):
             placed[tensor] = None
         elif readers and not snapshot.is_constant(tensor):
             placed[tensor] = tuple((snapshot.names[n], port) for n, port in readers)
     return placed
 
 
-def _agree(members: list[int], snapshot: Snapshot, wishes: Wishes) -> tuple[tuple[QType, ...], tuple[Origin, ...]]:
-    """The formats that all askers of a class allow; raises Unmet for the first one that leaves none."""
-    types: tuple[QType, ...] | None = None
+def _agree(
+    problem: _Problem, members: Sequence[int], wishes: Wishes
+) -> tuple[tuple[QType, ...], tuple[Origin, ...], list[tuple[int, Ask]]]:
+    """The formats that all askers of a class allow, and who asked. Readers that none of them suits come last: they get a
+    quantizer of their own where the device requantizes, else Unmet is raised for the first of them."""
+    types: Ranked = ()
     origins: list[Origin] = []
-    for ask in (a for t in members for a in (*filter(None, (wishes.made.get(t),)), *wishes.read.get(t, ()))):
-        both = ask.alternatives.types if types is None else meet_lists(types, ask.alternatives.types)
-        origin = ask.origin(snapshot)
-        if not both:
-            wanted = " | ".join(map(spell, ask.alternatives.types))
-            given = " | ".join(map(spell, types or ()))
-            reason = f"`{ask.name}` wants {wanted}; what shares its scale allows {given} ({origins[0].rule}, {origins[0].place})"
-            if ask.candidate is None:
-                raise ValueError(reason)
-            raise Unmet(ask.candidate, Origin(origin.rule, origin.place, reason))
-        types = both
-        origins.append(origin)
-    return types or (), tuple(dict.fromkeys(origins))
+    apart: list[tuple[int, Ask]] = []
+    last: Joint | None = None
+    may_requantize = all(p.requantize for p in problem.programs)
+    asks = ((t, a) for t in members for a in (*filter(None, (wishes.made.get(t),)), *wishes.read.get(t, ())))
+    for tensor, ask in asks:
+        both = meet_ranked(types, ask.types) if origins else ask.types
+        if both:
+            types, last = both, ask.joint or last
+            origins.extend(ask.origins)
+        elif may_requantize and ask.reader is not None and ask.reader[0] >= 0:
+            apart.append((tensor, ask))
+        else:
+            want = ask.wants[0]
+            reason = (
+                f"`{want.name}` wants {_listed(ask.types)}; what shares its scale allows {_listed(types)}"
+                f" ({origins[0].rule}, {origins[0].place})"
+            )
+            joint = ask.joint or last
+            if joint is None:  # the device contradicts itself about its own inputs and outputs: they stay as they are
+                continue
+            raise Unmet(joint, Origin(want.rule, want.place, reason))
+    return listed(types), tuple(dict.fromkeys(origins)), apart
 
 
-def _kernels(program: Program, snapshot: Snapshot, wishes: Wishes, through: frozenset[int]) -> tuple[Kernel, ...]:
+def _kernels(problem: _Problem, wishes: Wishes, through: frozenset[int]) -> tuple[Kernel, ...]:
+    snapshot = problem.snapshot
     kernels: list[tuple[int, Kernel]] = []
-    for candidate in wishes.taken:
-        bindings = tuple(
-            (name, snapshot.tensors[t]) for name in sorted(candidate.match.bindings) for t in _tensors(candidate, name)
-        )
-        nodes = tuple(snapshot.names[n] for n in candidate.match.nodes)
-        rule = candidate.rule
-        kernels.append((candidate.match.nodes[-1], Kernel(rule.qualified, rule.span.place, nodes, bindings)))
+    for joint in wishes.taken:
+        bindings = {
+            (name, snapshot.tensors[t])
+            for member in joint.members
+            if member.candidate is not None
+            for name in member.candidate.match.bindings
+            for t in _tensors(member, name)
+        }
+        nodes = tuple(snapshot.names[n] for n in joint.nodes)
+        order = sorted(bindings, key=lambda entry: (entry[0], snapshot.tensor_ids[entry[1]]))
+        kernels.append((joint.nodes[-1], Kernel(joint.rule, joint.place, nodes, tuple(order))))
     for node in through:
-        statement = wishes.passes[node]
-        kernels.append((node, Kernel(f"{program.device}.pass", statement.span.place, (snapshot.names[node],), ())))
+        place = ", ".join(s.span.place for s in problem.cover.passing[node])
+        kernels.append((node, Kernel(f"{problem.program.device}.pass", place, (snapshot.names[node],), ())))
     return tuple(kernel for _, kernel in sorted(kernels, key=lambda k: k[0]))
