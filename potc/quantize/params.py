@@ -17,9 +17,9 @@ from potc.quantize.calibrate import Ranges
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
-from potc.quantize.observe import ChannelMean
+from potc.quantize.observe import ChannelMean, Statistic
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan, Quantizer
-from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
+from potc.quantize.scale import ROUNDING, SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
 LARGEST_SCALE = 2.0**126  # a weight scale above it could leave float32 as a power of two
@@ -57,8 +57,9 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class RangeSettings:
-    """``preset``: which of the allowed types is taken: "performance" the first legal one, "accuracy" the last, "mixed"
-    the first for constants and the last for activations.
+    """``preset``: which of the allowed types is taken. Of constants the first legal one, with "accuracy" the last. Of
+    activations with "performance" the first, else the most expressive: the one with the smallest scale for what was
+    measured, and the last of several such.
 
     ``estimator``: "max" covers every value seen. "mean" averages over samples, as POT's default range estimators do:
     symmetric types take the mean of the largest magnitudes, others the means of minima and of maxima.
@@ -124,32 +125,44 @@ def _activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettings) -
         raise reject(
             "no-legal-type", f"`{name}` goes down to {lowest:.6g}, and every allowed type is unsigned", node=name
         )
-    qtype = types[-1] if settings.preset in ("mixed", "accuracy") else types[0]
-    if qtype.granularity is not Granularity.PER_TENSOR:
-        raise reject("unsupported-type", f"`{name}`: activations have one scale per tensor", node=name)
-    low, high = lowest, highest
-    if settings.estimator == "mean" and seen:
-        high = max(s.mean_abs_max if is_symmetric(qtype) else s.mean_max for s in seen)
-        low = lowest if is_symmetric(qtype) else min(s.mean_min for s in seen)
-        if is_symmetric(qtype):
-            low = max(low, -high)
-    scale, zero_point = range_params(np.asarray(low), np.asarray(high), qtype)
+    for qtype in types:
+        if qtype.granularity is not Granularity.PER_TENSOR:
+            raise reject("unsupported-type", f"`{name}`: activations have one scale per tensor", node=name)
+    solved = [(t, *range_params(*_range(t, lowest, highest, seen, settings), t)) for t in types]
+    if settings.preset in ("mixed", "accuracy"):
+        finest = min(float(scale) for _, scale, _ in solved)
+        solved = [entry for entry in solved if float(entry[1]) <= finest * (1 + ROUNDING)][-1:]
+    qtype, scale, zero_point = solved[0]
     skipped = len(quantizer.types) - len(types)
-    reason = f"{_which(qtype, types, settings.preset)}, for values in {low:.6g} to {high:.6g}"
+    low, high = _range(qtype, lowest, highest, seen, settings)
+    reason = f"{_which(qtype, types, settings.preset)}, for values in {float(low):.6g} to {float(high):.6g}"
     if skipped:
         reason += f"; {skipped} unsigned type{'s' if skipped > 1 else ''} passed over, as values go below 0"
     return QuantParams(qtype, scale, zero_point, None), reason
 
 
+def _range(
+    qtype: QType, lowest: float, highest: float, seen: Sequence[Statistic], settings: RangeSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The range that a type is solved for, by the estimator."""
+    low, high = lowest, highest
+    if settings.estimator == "mean" and seen:
+        high = max(s.mean_abs_max if is_symmetric(qtype) else s.mean_max for s in seen)
+        low = max(lowest, -high) if is_symmetric(qtype) else min(s.mean_min for s in seen)
+    return np.asarray(low), np.asarray(high)
+
+
 def _legal(types: Sequence[QType], lowest: float) -> tuple[QType, ...]:
-    return tuple(t for t in types if t.signed or not t.symmetric or t.zero_point or lowest >= 0)
+    """Types whose codes start at the zero point are legal only where no value is negative."""
+    return tuple(t for t in types if lowest >= 0 or (0 if t.symmetric else t.zero_point) != t.low)
 
 
 def _which(qtype: QType, types: Sequence[QType], preset: str) -> str:
     spelled = f"{qtype.storage} {'sym' if qtype.symmetric else 'asym'}"
     if len(types) == 1:
         return f"{spelled}: the only legal type"
-    return f"{spelled}: the {'first' if qtype is types[0] else 'last'} of {len(types)} legal types ({preset})"
+    which = "first" if qtype is types[0] else "last" if qtype is types[-1] else "finest"
+    return f"{spelled}: the {which} of {len(types)} legal types ({preset})"
 
 
 # ---------------------------------------------------------------------------------------------- constants
