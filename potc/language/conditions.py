@@ -19,6 +19,7 @@ QUESTIONS: Mapping[str, int] = {
     "graph_input": 1,
     "absent": 1,
     "constant": 1,
+    "known": 2,
     "opt": 2,
     "along": 3,
 }

@@ -221,6 +221,16 @@ def _constant(snapshot: Snapshot, scope: Scope, obj: object) -> bool:
     return all(snapshot.is_constant(v.tensor) for v in _views(obj, "constant"))
 
 
+def _known(snapshot: Snapshot, scope: Scope, obj: object, axis: object) -> bool:
+    """Is this dimension a number in the model, rather than a symbol?"""
+    view = _views(obj, "known")[0]
+    shape = snapshot.shapes[view.tensor]
+    number = view.axis(axis.name) if isinstance(axis, AxisName) else axis
+    if shape is None or not isinstance(number, int) or not -len(shape) <= number < len(shape):
+        return False
+    return shape[number] is not None
+
+
 def _opt(snapshot: Snapshot, scope: Scope, obj: object, default: object) -> object:
     return default if obj is None else obj
 
@@ -244,6 +254,7 @@ _QUESTIONS: Mapping[str, Callable[..., object]] = {
     "graph_input": _graph_input,
     "absent": _absent,
     "constant": _constant,
+    "known": _known,
     "opt": _opt,
     "along": _along,
 }
