@@ -28,7 +28,8 @@ class Diagnostic:
     """One thing to say. ``code`` is a kebab-case name from ``codes.py`` and its only identity.
 
     ``message`` is one sentence without a final period that names the thing; ``at`` is a place in a rule file with its
-    ``label``; ``node`` a node or tensor of a model; ``help`` says what to do, imperative.
+    ``label``; ``node`` a node or tensor of a model; ``help`` says what to do, imperative. ``example`` is a text of several
+    lines that shows it, such as a model in the ONNX text syntax.
     """
 
     code: str
@@ -39,6 +40,7 @@ class Diagnostic:
     node: str | None = None
     related: tuple[Related, ...] = ()
     help: str | None = None
+    example: str | None = None
 
 
 class Rejected(Exception):

@@ -19,6 +19,7 @@ def render_json(diagnostic: Diagnostic) -> str:
         "node": diagnostic.node,
         "related": [{"at": _place(r.at), "label": r.label} for r in diagnostic.related],
         "help": diagnostic.help,
+        "example": diagnostic.example,
     }
     return json.dumps(document, ensure_ascii=True)
 

@@ -31,6 +31,9 @@ def render(diagnostic: Diagnostic, color: bool = False) -> str:
         lines.append(f"{' ' * margin} = node: {escaped(diagnostic.node)}")
     for related in diagnostic.related:
         lines += _related(related, margin, lambda t: paint(t, "34"))
+    if diagnostic.example is not None:
+        lines.append(f"{' ' * margin} = example:")
+        lines += [f"{' ' * margin} |   {_shown(line)}".rstrip() for line in diagnostic.example.splitlines()]
     if diagnostic.help is not None:
         lines.append(f"{' ' * margin} = help: {escaped(diagnostic.help)}")
     return "\n".join(lines)
