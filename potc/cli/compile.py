@@ -128,7 +128,7 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         rules=rules,
         data=words["data"],
         device=words["device"],
-        settings=dict(_setting(s) for s in words["settings"]),
+        settings=dict(setting(s) for s in words["settings"]),
         preset=words["preset"],
         estimator=words["estimator"],
         use_fast_bias=words["use_fast_bias"],
@@ -136,7 +136,8 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
     )
 
 
-def _setting(text: str) -> tuple[str, str]:
+def setting(text: str) -> tuple[str, str]:
+    """``FEATURE=VALUE`` as two words. Raises click.BadParameter."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise click.BadParameter(f"{text!r} is not FEATURE=VALUE", param_hint="--set")

@@ -26,6 +26,9 @@ USAGE, BUG, INTERRUPTED = 2, 70, 130
 COMMANDS = {
     "compile": ("potc.cli.compile", "Compile a model to integers by the rules of a device."),
     "check": ("potc.cli.check", "Check rule files; no model is needed."),
+    "doc": ("potc.cli.doc", "Write a device's page of supported operators."),
+    "new": ("potc.cli.new", "Write a commented rule file for a new device."),
+    "verify": ("potc.cli.verify", "Check quantized models of any tool against a device."),
     "explain": ("potc.cli.explain", "Say what a diagnostic means and what to do about it."),
 }
 

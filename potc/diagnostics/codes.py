@@ -180,6 +180,41 @@ _QUANTIZE = {
     "invalid-plan": ("The file is not a plan that this potc reads.", "Make the plan again."),
 }
 
+_LEGAL = {
+    "format-not-allowed": (
+        "A tensor is stored in a format that the device's rule does not allow there.",
+        "Quantize with one of the formats that the rule lists.",
+    ),
+    "must-be-stored": (
+        "A kernel of the device wants integers where the model holds floats.",
+        "Quantize the tensor, or leave the whole kernel in float.",
+    ),
+    "must-stay-float": (
+        "The model stores as integers what the device's rules keep in float.",
+        "Remove the quantizer of this tensor.",
+    ),
+    "requirement-violated": (
+        "A quantized operator is beyond a limit of the device's kernel.",
+        "Leave the operator in float, or change the model so that the limit holds.",
+    ),
+    "scales-differ": (
+        "Tensors that must share one scale and zero point have different ones.",
+        "Quantize them with one set of parameters.",
+    ),
+    "wrong-derived-scale": (
+        "A bias has another scale than the product of the scales that it is derived from.",
+        "Store it with the product of the input's and the weight's scale.",
+    ),
+    "no-kernel": (
+        "No kernel of the device asks for a quantizer that the model has.",
+        "Remove the quantizer, or add a rule for the operator.",
+    ),
+    "unknown-form": (
+        "An operator computes from integers in a way that can't be read as float operators with constant scales.",
+        "Quantize statically, in QDQ form.",
+    ),
+}
+
 _COMMAND = {
     "usage": ("The command line is not understood.", "See `potc --help`."),
     "internal-error": ("potc itself is at fault.", "Report it, with the command line and the rule file."),
@@ -193,6 +228,7 @@ CODES: Mapping[str, Code] = {
         ("graph", _GRAPH),
         ("data", _DATA),
         ("quantize", _QUANTIZE),
+        ("legal", _LEGAL),
         ("command", _COMMAND),
     )
     for name, (meaning, help_) in entries.items()

@@ -38,6 +38,40 @@ def load_rules(path_or_name: str, *, device: str | None = None, settings: Mappin
     return program
 
 
+def load_rewrites(path: str) -> Program:
+    """The rewrites of a file without devices, as a device that does nothing else. Raises Rejected."""
+    library = read_library(path)
+    scope = build_scope(library, Diagnostics())
+    opsets = (DEFAULT_OPSET, operators.newest_opset())
+    rewrites = _rewrites(Setting(scope, "", opsets, {}, {}, Formats(scope, {}, {}), ()))
+    scope.problems.stop()
+    signatures = dict(sorted(scope.signatures.items()))
+    return replace(_nothing("", opsets, library.sources), rewrites=rewrites, signatures=signatures)
+
+
+def _nothing(name: str, opset: tuple[int, int], sources: tuple[str, ...]) -> Program:
+    """A device without statements."""
+    return Program(
+        device=name,
+        opset=opset,
+        features={},
+        rules=(),
+        passes=(),
+        same_scale=(),
+        prefers=(),
+        rewrites=(),
+        signatures={},
+        accumulators=(),
+        graph_input=None,
+        graph_output=None,
+        interchange=frozenset(),
+        requantize=False,
+        doc="",
+        sources=sources,
+        digest="",
+    )
+
+
 def check_scope(library: Library, scope: Scope) -> tuple[Diagnostic, ...]:
     """Everything that is wrong or doubtful in all devices of the main file, or in its definitions if it has none."""
     own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
@@ -108,24 +142,12 @@ def _resolve(
         ranges = ", ".join(f"{p.device} {p.opset[0]} .. {p.opset[1]}" for p in found)
         message = f"the devices of `{device.name}` have no opset in common: {ranges}"
         scope.error("impossible-opset", message, device.span, "widen one of the ranges")
-    meet = Program(
-        device=device.name,
-        opset=(low, high),
+    meet = replace(
+        _nothing(device.name, (low, high), library.sources),
         features={f"{p.device}.{name}": value for p in found for name, value in p.features.items()},
-        rules=(),
-        passes=(),
-        same_scale=(),
-        prefers=(),
         rewrites=found[0].rewrites if found else (),  # rewrites belong to files, not to devices
         signatures=found[0].signatures if found else {},
-        accumulators=(),
-        graph_input=None,
-        graph_output=None,
-        interchange=frozenset(),
-        requantize=False,
         doc=device.doc,
-        sources=library.sources,
-        digest="",
         warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
         parts=found,
     )

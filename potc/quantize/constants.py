@@ -277,11 +277,11 @@ def _all_lanes(
     accumulators: tuple[Accumulator, ...], bound: Bound, snapshot: Snapshot, scope: Scope, rank: int
 ) -> tuple[Lanes, ...]:
     """In an order of their own: that of the ``accum`` statements in the file means nothing."""
-    found = (_lanes(a, bound, snapshot, scope, rank) for a in accumulators)
+    found = (lanes_of(a, bound, snapshot, scope, rank) for a in accumulators)
     return tuple(sorted(found, key=lambda lanes: (lanes.storage, lanes.lanes, lanes.order)))
 
 
-def _lanes(accumulator: Accumulator, bound: Bound, snapshot: Snapshot, scope: Scope, rank: int) -> Lanes:
+def lanes_of(accumulator: Accumulator, bound: Bound, snapshot: Snapshot, scope: Scope, rank: int) -> Lanes:
     """Axis roles of an ``accum`` statement as axis numbers; ``kernel`` is every axis that has no role."""
     named = {
         role: axis
