@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def shipped_folder(kind: str) -> Path:
-    """The folder of shipped ``rules`` or ``grammar`` files. Raises FileNotFoundError if the installation is broken."""
+    """The folder of shipped ``rules``, ``grammar`` or ``diagnostics`` files. Raises FileNotFoundError if the installation
+    is broken."""
     package = Path(__file__).resolve().parent
-    for folder in (package / "_shipped" / kind, package.parent / kind):
+    for folder in (package / "_shipped" / kind, package.parent / kind, package.parent / "docs" / kind):
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"potc's own {kind} files are missing")
@@ -19,3 +20,12 @@ def shipped_folder(kind: str) -> Path:
 def shipped_rules() -> dict[str, Path]:
     """Shipped rule files by lower-case name without ending: ``{"cpu": .../cpu.rules}``."""
     return {path.stem.lower(): path for path in sorted(shipped_folder("rules").glob("*.rules"))}
+
+
+def diagnostic_page(code: str) -> str | None:
+    """The page that explains a diagnostic, as Markdown; None if there is none."""
+    try:
+        page = shipped_folder("diagnostics") / f"{code}.md"
+        return page.read_text(encoding="utf-8")
+    except OSError:
+        return None

@@ -90,7 +90,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     """
     session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
     _refuse_empty(words)
-    rules = _rules(words["rules"], words["target_device"])
+    rules = chosen_rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
     outputs = Outputs(output, words["plan"], words["report"], words["depfile"], words["depfile_target"])
     if outputs.depfile and output == STANDARD_OUTPUT and not outputs.depfile_target:
@@ -109,7 +109,8 @@ def _refuse_empty(words: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{shown} is empty")
 
 
-def _rules(rules: str | None, target_device: str | None) -> str:
+def chosen_rules(rules: str | None, target_device: str | None) -> str:
+    """The rule file that two options name; exactly one of them must."""
     if (rules is None) == (target_device is None):
         raise click.UsageError("give exactly one of --rules and --target-device")
     return rules if rules is not None else f"{str(target_device).lower()}.rules"

@@ -215,7 +215,34 @@ _LEGAL = {
     ),
 }
 
+_IMPORT = {
+    "invalid-hardware-file": (
+        "The file is not a hardware description that potc imports.",
+        "Give the JSON of POT or NNCF; the place that is marked is where it differs.",
+    ),
+    "not-carried-over": (
+        "A part of an imported file has no counterpart among rules, and was left out.",
+        "Read whether the device needs it, and write a rule if so.",
+    ),
+    "repeated-entry": (
+        "An imported file speaks of one operation type twice; tools that read such files keep the last entry only.",
+        "Check which of the two is meant.",
+    ),
+    "repeated-format": (
+        "An imported file lists one number format twice for one tensor; the first place counts.",
+        "Remove the repetition.",
+    ),
+}
+
 _COMMAND = {
+    "unknown-node": (
+        "The model has no node of this name, before or after preparation.",
+        "Look at the names in the model; unnamed nodes are called after their operator and position, like `Relu_3`.",
+    ),
+    "unknown-tensor": (
+        "The model has no tensor of this name, before or after preparation.",
+        "Look at the names in the model; a node and its result may have different ones.",
+    ),
     "usage": ("The command line is not understood.", "See `potc --help`."),
     "internal-error": ("potc itself is at fault.", "Report it, with the command line and the rule file."),
 }
@@ -229,6 +256,7 @@ CODES: Mapping[str, Code] = {
         ("data", _DATA),
         ("quantize", _QUANTIZE),
         ("legal", _LEGAL),
+        ("import", _IMPORT),
         ("command", _COMMAND),
     )
     for name, (meaning, help_) in entries.items()

@@ -1,0 +1,184 @@
+"""Why a compile decides what it decides, asked of a model and rules: prepare and solve again, then say what was found.
+
+No calibration and no samples are needed: everything that is explained here is decided before values are seen. The same
+patterns are walked with a Trail, so there is one engine and not two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from potc.compiler import prepare
+from potc.diagnostics.diagnostic import Rejected, reject
+from potc.graph.model import Model
+from potc.graph.read import read_model
+from potc.graph.snapshot import Snapshot, take_snapshot
+from potc.language.program import Program
+from potc.language.resolve import load_rules
+from potc.match.cover import Candidate, Cover, Finder, choose, is_late
+from potc.match.environment import Scope
+from potc.match.match import Matcher
+from potc.match.rewrite import Change
+from potc.quantize.plan import Insertion, Kernel, Left, Plan
+from potc.quantize.solve import solve
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: names or globs of nodes and tensors of the model, and of rules. Nothing: an overview."""
+
+    nodes: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One device (of a meet) on the snapshot: its compiled rules by qualified name, all their matches, and what it would
+    take on its own."""
+
+    program: Program
+    finder: Finder
+    matchers: Mapping[str, Matcher]
+    candidates: tuple[Candidate, ...]
+    cover: Cover
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Everything that answers are read from. ``model`` is as it was read, ``prepared`` as it was planned."""
+
+    model: Model
+    prepared: Model
+    changes: tuple[Change, ...]
+    program: Program
+    snapshot: Snapshot
+    plan: Plan
+    parts: tuple[Part, ...]
+    kernel_of: Mapping[str, Kernel]  # by node
+    left_of: Mapping[str, Left]  # by node
+    node_ids: Mapping[str, int] = field(repr=False)
+
+    def insertion(self, tensor: str, reader: tuple[str, int] | None) -> Insertion | None:
+        """The pair through which a reader (node, port) gets a tensor; for None, the one that everybody reads."""
+        for insertion in self.plan.insertions:
+            if insertion.tensor == tensor and (insertion.consumers is None or reader in insertion.consumers):
+                return insertion
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one rule says of a node: the sentence, and the place in its file. ``node``: where its match was tried."""
+
+    rule: str
+    place: str
+    words: str
+    node: str = ""
+
+
+def examine(path: str, rules: str, device: str | None = None, settings: Mapping[str, str] | None = None) -> Examined:
+    """Reads, prepares and plans. Raises Rejected as ``compile`` does."""
+    program = load_rules(rules, device=device, settings=settings or {})
+    return examine_model(read_model(path), program)
+
+
+def examine_model(model: Model, program: Program) -> Examined:
+    """The same for a model and a program that were read before."""
+    prepared, changes = prepare(model, program)
+    snapshot = take_snapshot(prepared.proto)
+    plan = solve(program, snapshot)
+    parts: list[Part] = []
+    for part in program.members:
+        finder = Finder(part, snapshot)
+        candidates = tuple(finder.candidates())
+        parts.append(Part(part, finder, _matchers(part, snapshot), candidates, choose(part, snapshot, candidates)))
+    return Examined(
+        model,
+        prepared,
+        changes,
+        program,
+        snapshot,
+        plan,
+        tuple(parts),
+        {node: kernel for kernel in plan.kernels for node in kernel.nodes},
+        {left.node: left for left in plan.left},
+        {name: i for i, name in enumerate(snapshot.names)},
+    )
+
+
+def _matchers(program: Program, snapshot: Snapshot) -> dict[str, Matcher]:
+    """What is known only after kernels are chosen is left out: the plan tells of it."""
+    scope = Scope.of(program)
+    matchers: dict[str, Matcher] = {}
+    for rule in program.rules:
+        early = tuple(r for r in rule.requires if not is_late(r))
+        matchers[rule.qualified] = Matcher(rule.pattern, early, snapshot, scope, program.signatures)
+    return matchers
+
+
+def explain(examined: Examined, question: Question) -> tuple[object, ...]:
+    """One answer (a dataclass) per node, tensor and rule that was asked for; an Overview if nothing was.
+
+    With nodes and rules, each rule is explained at each node. Raises Rejected for names that nothing has.
+    """
+    from potc.workbench.explain_nodes import explain_node, overview
+    from potc.workbench.explain_rules import explain_rule, rule_names
+    from potc.workbench.explain_tensors import explain_tensor
+    from potc.workbench.preparation import before_preparation, what_became_of_node, what_became_of_tensor
+
+    answers: list[object] = []
+    snapshot = examined.snapshot
+    gone = before_preparation(examined)
+    rules = named("rule", _with_device(question.rules, rule_names(examined)), rule_names(examined), "unknown-name")
+    nodes = named("node", question.nodes, (*snapshot.names, *gone.nodes), "unknown-node")
+    for name in nodes:
+        known = name in examined.node_ids
+        answers.append(explain_node(examined, name, rules) if known else what_became_of_node(examined, gone, name))
+    for name in named("tensor", question.tensors, (*snapshot.tensors, *gone.tensors), "unknown-tensor"):
+        known = name in snapshot.tensor_ids
+        answers.append(explain_tensor(examined, name) if known else what_became_of_tensor(examined, gone, name))
+    if not nodes:
+        answers += [explain_rule(examined, rule) for rule in rules]
+    return tuple(answers) or (overview(examined),)
+
+
+def _with_device(words: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    """A rule may be asked for without its device: ``conv`` for ``cpu.conv``."""
+    bare = {name.rpartition(".")[2] for name in known}
+    yield from (f"*.{word}" if word in bare and word not in known else word for word in words)
+
+
+def named(kind: str, wanted: Iterable[str], known: Sequence[str], code: str) -> tuple[str, ...]:
+    """The known names that are wanted, in the order of ``known``: each wanted one is a name or a glob.
+
+    Raises Rejected(code) for one that fits nothing.
+    """
+    found: dict[str, None] = {}
+    names = dict.fromkeys(known)
+    for word in wanted:
+        hits = [word] if word in names else [n for n in names if fnmatchcase(n, word)]
+        if not hits:
+            raise _unknown(kind, word, tuple(names), code)
+        found |= dict.fromkeys(hits)
+    return tuple(n for n in names if n in found)
+
+
+def _unknown(kind: str, word: str, known: tuple[str, ...], code: str) -> Rejected:
+    near = get_close_matches(word, known, 1, 0.6) or get_close_matches(word.lower(), known, 1, 0.6)
+    some = ", ".join(f"`{n}`" for n in known[:5]) or "none"
+    help_ = f"did you mean `{near[0]}`?" if near else f"the first {kind}s are {some}; `*` stands for any characters"
+    return reject(code, f"there is no {kind} `{word}`", help=help_)
+
+
+def to_json(answers: Sequence[object]) -> str:
+    """One versioned document; each answer says what it is about (``kind``)."""
+    listed = [{"kind": type(a).__name__.removesuffix("Answer").lower(), **asdict(a)} for a in answers]  # type: ignore[call-overload]
+    document = {"potc": "explain", "version": VERSION, "answers": listed}
+    return json.dumps(document, indent=1, ensure_ascii=False)
