@@ -12,6 +12,7 @@ from onnx import parser
 from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import Rejected
 from potc.evaluate.verify import SAMPLES, verify
+from potc.execute.session import open_session
 from potc.graph.model import Model
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -84,3 +85,15 @@ def test_what_is_wrong_is_named(model: bytes, failed: set[str]) -> None:
 def test_a_float_model_that_can_not_run_is_the_users_concern() -> None:
     with pytest.raises(Rejected, match="sample-failed"):
         run(compiled(QDQ), Samples(1, width=3))
+
+
+def test_kernels_of_this_machine_do_not_decide_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they saturate and the device's do not, the model as it is written counts."""
+    good, dead = compiled(QDQ), compiled("y = Sub(x, x)")
+
+    def saturating(model: bytes, *, optimize: bool) -> object:
+        return open_session(dead if model == good and optimize else model, optimize=optimize)
+
+    monkeypatch.setattr("potc.evaluate.verify.open_session", saturating)
+    assert run(good).ok
+    assert not run(dead).ok
