@@ -31,10 +31,12 @@ class QType:
     ``symmetric``: on a signed storage the zero point is 0 and the range is centred; on an unsigned storage the zero
     point is 0 and the type is legal only where no value is negative. ``axis`` is a role name (``out``, ``in``,
     ``channel``) or an axis number, None for per-tensor. ``block`` is the block length of PER_BLOCK. ``scale`` and
-    ``zero_point`` are fixed by the rule where not None. ``power_of_two``: scales are 2**k.
+    ``zero_point`` are fixed by the rule where not None. ``power_of_two``: scales are 2**k. ``shared_zero_point``: all
+    scales have the same zero point; False where that is so anyway (one scale, symmetric, or a fixed zero point). Codes of
+    a float storage are its values: signed, symmetric, and rounded to the storage's own grid.
     """
 
-    storage: str  # "u8", "i8", "i16", "i32", ...
+    storage: str  # "u8", "i8", "i16", "i32", "f8e4m3", ...
     low: int
     high: int
     symmetric: bool
@@ -44,14 +46,31 @@ class QType:
     power_of_two: bool = False
     scale: float | None = None
     zero_point: int | None = None
+    shared_zero_point: bool = False
 
     @property
     def signed(self) -> bool:
-        return self.storage[0] == "i"
+        return self.storage[0] != "u"
+
+    @property
+    def floating(self) -> bool:
+        return self.storage in LARGEST_FLOAT
 
     @property
     def bits(self) -> int:
-        return int(self.storage[1:])
+        return 8 if self.floating else int(self.storage[1:])
+
+
+# The largest finite value of each float storage. Source: the ONNX specification, "Float stored in 8 bits".
+LARGEST_FLOAT: Mapping[str, int] = {"f8e4m3": 448, "f8e5m2": 57344}
+
+
+def storage_limits(storage: str) -> tuple[int, int]:
+    """The lowest and the highest code that a storage holds."""
+    if storage in LARGEST_FLOAT:
+        return -LARGEST_FLOAT[storage], LARGEST_FLOAT[storage]
+    bits = int(storage[1:])
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if storage[0] == "i" else (0, (1 << bits) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +84,32 @@ class Alternatives:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``alternatives when condition else otherwise``; a plain list has no condition. First true condition wins."""
+    """``alternatives when condition else otherwise``; a plain list has no condition. First true condition wins.
+
+    ``derived``: tensors whose scales multiply to this one's scale (bias), where these alternatives are the ones.
+    """
 
     alternatives: Alternatives
     condition: Expr | None = None
     otherwise: Choice | None = None
+    derived: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class QuantStatement:
-    """What ``quant`` says of one captured tensor. ``derived``: tensors whose scales multiply to this one's scale (bias)."""
+    """What ``quant`` says of one captured tensor."""
 
     target: str
     choice: Choice
-    derived: tuple[str, ...]
     span: Span
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """The tensors whose scales multiply to this one's scale, in the first branch that says so."""
+        branch: Choice | None = self.choice
+        while branch is not None and not branch.derived:
+            branch = branch.otherwise
+        return () if branch is None else branch.derived
 
 
 # ---------------------------------------------------------------------------------------------- patterns
@@ -113,11 +143,12 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The first output of another node of the same pattern: an index into ``Pattern.nodes``. -1 means ``prev``, the
-    output of the step before in a chain."""
+    """An output of another node of the same pattern: an index into ``Pattern.nodes``, and the output port. -1 means
+    ``prev``, the first output of the step before in a chain."""
 
     node: int
     span: Span
+    output: int = 0
 
 
 Arg = Capture | Literal | Result
@@ -129,9 +160,10 @@ class PatternNode:
 
     ``ops``: operator types, with ``domain::`` before those outside the ONNX domain. ``args``: the first len(args)
     inputs in port order (fewer than the operator has: the rest is not looked at; a Capture that is optional may be
-    missing). An empty ``args`` in a chain step means "prev at the first port, whatever else". ``conditions`` are
-    expressions over the node's attributes (schema defaults included) and captured tensors. ``name``: what ``as`` or
-    the SSA left side calls its first output.
+    missing). A step of a chain without arguments has ``prev`` at its first port, and the rest is not looked at.
+    ``conditions`` are expressions over the node's attributes (schema defaults included) and captured tensors; ``refined``
+    are those that hold for one operator only. ``name``: what ``as`` or the left side of a line calls its first output;
+    ``others``: names of its further outputs, in port order (absent where the node leaves them out).
     """
 
     ops: frozenset[str]
@@ -139,22 +171,31 @@ class PatternNode:
     conditions: tuple[Expr, ...]
     name: str | None
     span: Span
+    others: tuple[str, ...] = ()
+    refined: tuple[tuple[str, Expr], ...] = ()
+
+    def conditions_of(self, op: str) -> tuple[Expr, ...]:
+        """All conditions that hold for one of the operators."""
+        return (*self.conditions, *(condition for name, condition in self.refined if name == op))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a chain: one of ``alternatives`` (each a sequence of steps; nearly always one single node).
+    """One step of a chain: one of ``alternatives`` (each a sequence of parts; nearly always one single node).
 
-    ``exclusive``: the tensor before has no other consumer and is no model output (``->``); else ``~>``.
-    ``negative``: the consumers must not match (``not``). ``low``/``high``: how often the step repeats (1, 1; 0, 1 for ``?``).
+    A part that is a ``Pattern`` is several nodes that give one result (``-> Add(prev, Mul(z, c))``): it has no tail, and
+    reads ``prev`` somewhere. ``exclusive``: nobody else reads the tensor before, and it is no model output (``->``); else
+    ``~>``. ``negative``: the consumers must not match (``not``). ``low``/``high``: how often the step repeats (1, 1; 0, 1
+    for ``?``). ``name``: what ``as`` calls the tensor behind the step, where no single node has that name.
     """
 
-    alternatives: tuple[tuple[PatternNode | Step, ...], ...]
+    alternatives: tuple[tuple[PatternNode | Step | Pattern, ...], ...]
     exclusive: bool
     low: int
     high: int
     negative: bool
     span: Span
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +203,20 @@ class Pattern:
     """A DAG ``nodes`` in topological order (the last one gives the result), then a chain ``tail`` from its output.
 
     A chain ``A(x) -> B? as y`` has one node and one step. Patterns that were used by name are already inlined.
-    ``result``: the name of the last matched node's output (``as``), None if unnamed.
+    ``result``: the name of the last matched node's output (``as``), None if unnamed. ``others``: further ways to begin,
+    where the first step of a chain is a choice.
     """
 
     nodes: tuple[PatternNode, ...]
     tail: tuple[Step, ...]
     result: str | None
     span: Span
+    others: tuple[Pattern, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Pattern, ...]:
+        """The pattern itself and the further ways to begin, each without others."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +337,19 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """``op Conv(X: act(channel = 1), W: weight(out = 0, in = 1), B: bias?) -> Y: result(channel = 1)``."""
+    """``op Conv(X: act(channel = 1), W: weight(out = 0, in = 1), B: bias?) -> Y: result(channel = 1) where ...``.
+
+    ``where``: what holds between the shapes and attributes of a valid node, in the schema's port names; None: nothing
+    is said. It guides what draws small graphs, and never decides about a model. ``ports``: those names, in port order.
+    """
 
     op: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     commutative: bool
     span: Span
+    where: Expr | None = None
+    ports: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,8 +188,7 @@ def _quants(
     found: dict[str, QuantStatement] = {}
     assigns = [a for i in definition.items if isinstance(i, syntax.Quant) for a in i.assigns]
     for assign in assigns:
-        choice = _choice(setting, names, assign.choice)
-        derived = _derived(scope, names, low, assign.choice)
+        choice = _choice(setting, names, low, assign.choice)
         for target in assign.targets:
             if not _tensor(scope, names, low, target.name, target.span):
                 continue
@@ -202,41 +201,30 @@ def _quants(
                     found[target.name].span,
                 )
                 continue
-            found[target.name] = QuantStatement(target.name, choice, derived, target.span)
+            found[target.name] = QuantStatement(target.name, choice, target.span)
     return tuple(found.values())
 
 
-def _choice(setting: Setting, names: Names, choice: syntax.QuantChoice) -> Choice:
+def _choice(setting: Setting, names: Names, low: Lowered, choice: syntax.QuantChoice) -> Choice:
     alternatives = setting.formats.alternatives(choice.types)
+    derived = _derived(setting.scope, names, low, choice.derived)
     if choice.condition is None:
-        return Choice(alternatives)
+        return Choice(alternatives, derived=derived)
     condition = names.checked(choice.condition)
-    otherwise = None if choice.otherwise is None else _choice(setting, names, choice.otherwise)
-    return Choice(alternatives, condition, otherwise)
+    otherwise = None if choice.otherwise is None else _choice(setting, names, low, choice.otherwise)
+    return Choice(alternatives, condition, otherwise, derived)
 
 
-def _derived(scope: Scope, names: Names, low: Lowered, choice: syntax.QuantChoice) -> tuple[str, ...]:
-    """The factors of ``= scale(x) * scale(w)``; all branches of a choice must agree."""
-    found: list[tuple[str, ...]] = []
-    branch: syntax.QuantChoice | None = choice
-    while branch is not None:
-        if branch.derived is not None:
-            factors = _factors(branch.derived)
-            if factors is None:
-                scope.error(
-                    "impossible-type",
-                    "a derived scale is a product of scales",
-                    branch.derived.span,
-                    "write `= scale(x) * scale(w)`",
-                )
-                return ()
-            for name in factors:
-                _tensor(scope, names, low, name, branch.derived.span)
-            found.append(factors)
-        branch = branch.otherwise
-    if len(set(found)) > 1:
-        scope.not_supported("a derived scale that differs between the branches of `when`", choice.span)
-    return found[0] if found else ()
+def _derived(scope: Scope, names: Names, low: Lowered, product: syntax.Expr | None) -> tuple[str, ...]:
+    """The factors of ``= scale(x) * scale(w)``."""
+    if product is None:
+        return ()
+    factors = _factors(product)
+    if factors is None:
+        message = "a derived scale is a product of scales"
+        scope.error("impossible-type", message, product.span, "write `= scale(x) * scale(w)`")
+        return ()
+    return tuple(name for name in factors if _tensor(scope, names, low, name, product.span))
 
 
 def _factors(expr: syntax.Expr) -> tuple[str, ...] | None:
@@ -390,5 +378,5 @@ def _attribute(scope: Scope, schema: operators.Operator, setting: syntax.Setting
 
 
 def first_ops(pattern: Pattern) -> frozenset[str]:
-    """Operators of the node that a match begins with."""
-    return pattern.nodes[-1].ops if pattern.nodes else frozenset()
+    """Operators of the nodes that a match can be anchored at."""
+    return frozenset(op for way in pattern.ways if way.nodes for op in way.nodes[-1].ops)

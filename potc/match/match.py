@@ -1,17 +1,19 @@
 """Patterns meet a snapshot: anchored walks that follow ports in order, never a general subgraph search.
 
 A pattern is compiled once into a walk. It starts at one anchor (the last node of its DAG part), goes to producers port by
-port, tries both orders only where the operator is declared commutative, then follows the chain part to the only reader
-of the tensor before. The same walk with a ``Trail`` remembers why it stopped, for ``explain``: one engine, not two.
+port, tries both orders only where the operator is declared commutative, then follows the chain part to the readers of
+the tensor before. A step of several nodes is walked in the same way, from its last node backwards. A pattern that can
+begin in several ways is one walk for each. The same walk with a ``Trail`` remembers why it stopped, for ``explain``: one
+engine, not two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from potc.diagnostics.source import Span
-from potc.graph.snapshot import Snapshot
+from potc.graph.snapshot import OUTER, Snapshot
 from potc.language.expression import ExpressionError, UnknownValue, describe
 from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Signature, Step
 from potc.language.syntax import Expr
@@ -20,7 +22,8 @@ from potc.match.environment import MatchEnvironment, Scope, compiled
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A tensor under a pattern's name. ``node`` and ``port`` are where the match reads it; port -1: ``node`` makes it."""
+    """A tensor under a pattern's name. ``node`` and ``port`` are where the match reads it; port -1 - k: ``node`` makes it,
+    as its output k."""
 
     tensor: int
     node: int
@@ -46,10 +49,22 @@ class Trail:
     steps: int = -1
     reason: str = ""
     at: Span | None = None
+    found: str = ""  # what stood where an operator was wanted
+    wanted: frozenset[str] = frozenset()
 
     def stop(self, steps: int, reason: str, at: Span) -> None:
         if steps > self.steps:
-            self.steps, self.reason, self.at = steps, reason, at
+            self.steps, self.reason, self.at, self.found = steps, reason, at, ""
+
+    def stop_before(self, steps: int, words: str, found: str, wanted: frozenset[str], at: Span) -> None:
+        """An operator is not there. ``words`` have ``{found}`` and ``{wanted}``; alternatives of one step are told together."""
+        if steps == self.steps and found == self.found:
+            self.wanted |= wanted
+        elif steps > self.steps:
+            self.steps, self.at, self.found, self.wanted = steps, at, found, wanted
+        else:
+            return
+        self.reason = words.format(found=found, wanted=_one_of(self.wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +73,14 @@ class _State:
 
     nodes: tuple[int, ...]
     bindings: Mapping[str, Binding]
-    matched: Mapping[int, int]  # pattern node index -> node
+    matched: Mapping[int, int]  # index in the DAG at hand -> node
 
     def bind(self, name: str, binding: Binding) -> _State:
         return _State(self.nodes, {**self.bindings, name: binding}, self.matched)
+
+
+_Dag = tuple[PatternNode, ...]
+_Part = PatternNode | Step | Pattern
 
 
 class Matcher:
@@ -81,62 +100,72 @@ class Matcher:
         self._commutative = frozenset(op for op, signature in signatures.items() if signature.commutative)
         self._requires = requires
         self._unbound: dict[str, Binding] = dict.fromkeys(_names(pattern))
-        self._needs_closure = len(pattern.nodes) > 1
 
     @property
     def anchor_ops(self) -> frozenset[str]:
         """The operators at which a match can be anchored."""
-        return self._pattern.nodes[-1].ops
+        return frozenset(op for way in self._pattern.ways for op in way.nodes[-1].ops)
 
     def matches(self, anchor: int, trail: Trail | None = None) -> Iterator[Match]:
-        """All matches anchored at a node, one per choice of optional steps, longest first."""
-        head = len(self._pattern.nodes) - 1
+        """All matches anchored at a node, one per way to begin and choice of optional steps, longest first."""
         found: list[Match] = []
-        for state in self._dag(head, anchor, _State((), {}, {}), trail):
-            if self._needs_closure and not self._closed(state, trail):
-                continue
-            for done in self._chain(self._pattern.tail, anchor, state, trail):
-                match = self._finish(done, trail)
-                if match is not None and all(match.nodes != other.nodes for other in found):
-                    found.append(match)
+        for way in self._pattern.ways:
+            for state in self._whole(way.nodes, anchor, _State((), {}, {}), None, trail):
+                for done in self._chain(way.tail, anchor, state, trail):
+                    match = self._finish(done, trail)
+                    if match is not None and all(match.nodes != other.nodes for other in found):
+                        found.append(match)
         found.sort(key=lambda m: -len(m.nodes))
         yield from found
 
-    # ------------------------------------------------------------------------------------------ DAG part
+    # ------------------------------------------------------------------------------------------ DAGs
 
-    def _dag(self, index: int, node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+    def _whole(self, dag: _Dag, anchor: int, state: _State, prev: int | None, trail: Trail | None) -> Iterator[_State]:
+        """Matches a DAG that ends at a node, none of whose inner tensors is read from outside of it."""
+        if self._snapshot.outputs[anchor][:1] in ((), (-1,)):
+            return  # its first output, from which a match goes on, is left out
+        fresh = _State(state.nodes, state.bindings, {})
+        for done in self._dag(dag, len(dag) - 1, anchor, fresh, prev, trail):
+            if len(dag) == 1 or self._closed(dag, len(state.nodes), done, trail):
+                yield done
+
+    def _dag(
+        self, dag: _Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
+    ) -> Iterator[_State]:
         known = state.matched.get(index)
         if known is not None:
             if known == node:
                 yield state
             return
-        pattern = self._pattern.nodes[index]
-        for placed in self._node(pattern, node, state, None, trail):
+        for placed in self._node(dag, index, node, state, prev, trail):
             yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node})
 
     def _node(
-        self, pattern: PatternNode, node: int, state: _State, prev: int | None, trail: Trail | None
+        self, dag: _Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
     ) -> Iterator[_State]:
         """Matches one operator with all its inputs; ``prev`` is the tensor that a chain step arrives by."""
+        pattern = dag[index]
         snapshot = self._snapshot
         if snapshot.ops[node] not in pattern.ops:
             if trail is not None:
-                trail.stop(
-                    len(state.nodes),
-                    f"`{snapshot.names[node]}` is {snapshot.ops[node]}, wanted {_one_of(pattern.ops)}",
-                    pattern.span,
-                )
+                found = f"`{snapshot.names[node]}` is {snapshot.ops[node]}"
+                trail.stop_before(len(state.nodes), "{found}, wanted {wanted}", found, pattern.ops, pattern.span)
             return
-        if node in state.nodes or not snapshot.outputs[node] or snapshot.outputs[node][0] < 0:
-            return  # taken already, or its first output, which patterns speak of, is left out
+        if node in state.nodes:
+            return
         for order in self._orders(pattern, node):
-            for placed in self._args(pattern.args, 0, node, order, state, prev, trail):
+            for placed in self._args(dag, pattern.args, 0, node, order, state, prev, trail):
                 done = _State((*placed.nodes, node), placed.bindings, placed.matched)
-                made = snapshot.outputs[node][0]
                 if pattern.name is not None:
-                    done = done.bind(pattern.name, Bound(made, node, -1))
+                    for port, name in enumerate((pattern.name, *pattern.others)):
+                        done = done.bind(name, self._made(node, port))
                 if self._conditions(pattern, node, done, trail):
                     yield done
+
+    def _made(self, node: int, port: int) -> Bound | None:
+        """An output under a name; None where the node leaves it out."""
+        outputs = self._snapshot.outputs[node]
+        return Bound(outputs[port], node, -1 - port) if port < len(outputs) and outputs[port] >= 0 else None
 
     def _orders(self, pattern: PatternNode, node: int) -> tuple[tuple[int, ...], ...]:
         ports = tuple(range(len(self._snapshot.inputs[node])))
@@ -146,6 +175,7 @@ class Matcher:
 
     def _args(
         self,
+        dag: _Dag,
         args: tuple[Arg, ...],
         k: int,
         node: int,
@@ -155,8 +185,6 @@ class Matcher:
         trail: Trail | None,
     ) -> Iterator[_State]:
         """Inputs from the ``k``-th on. Only a node of the DAG part can match in several ways; the rest is one straight line."""
-        if not args and prev is not None:
-            args = (Result(-1, self._pattern.span),)
         bindings = dict(state.bindings)
         while k < len(args):
             arg = args[k]
@@ -164,8 +192,8 @@ class Matcher:
             tensor = self._snapshot.inputs[node][port] if port >= 0 else -1
             if isinstance(arg, Result) and arg.node >= 0:
                 placed = _State(state.nodes, bindings, state.matched)
-                for inner in self._made_by(arg, tensor, node, port, placed, trail):
-                    yield from self._args(args, k + 1, node, order, inner, prev, trail)
+                for inner in self._made_by(dag, arg, tensor, node, port, placed, prev, trail):
+                    yield from self._args(dag, args, k + 1, node, order, inner, prev, trail)
                 return
             if isinstance(arg, Capture) and arg.variadic:
                 reason = self._variadic(arg, node, order[k:], bindings)
@@ -180,16 +208,26 @@ class Matcher:
         yield _State(state.nodes, bindings, state.matched)
 
     def _made_by(
-        self, arg: Result, tensor: int, node: int, port: int, state: _State, trail: Trail | None
+        self,
+        dag: _Dag,
+        arg: Result,
+        tensor: int,
+        node: int,
+        port: int,
+        state: _State,
+        prev: int | None,
+        trail: Trail | None,
     ) -> Iterator[_State]:
-        """An input that another node of the DAG part makes."""
+        """An input that another node of the DAG makes."""
         snapshot = self._snapshot
         source = snapshot.producer[tensor] if tensor >= 0 else -1
-        if source >= 0 and snapshot.outputs[source][0] == tensor:
-            yield from self._dag(arg.node, source, state, trail)
+        outputs = snapshot.outputs[source] if source >= 0 else ()
+        if arg.output < len(outputs) and outputs[arg.output] == tensor:
+            yield from self._dag(dag, arg.node, source, state, prev, trail)
         elif trail is not None:
-            wanted = _one_of(self._pattern.nodes[arg.node].ops)
-            words = f"input {port} of `{snapshot.names[node]}` is not made by {wanted}"
+            wanted = _one_of(dag[arg.node].ops)
+            which = f"output {arg.output} of {wanted}" if arg.output else f"made by {wanted}"
+            words = f"input {port} of `{snapshot.names[node]}` is not {which}"
             trail.stop(len(state.nodes), words, arg.span)
 
     def _input(
@@ -245,11 +283,11 @@ class Matcher:
         bindings[arg.name] = tuple(bound)
         return ""
 
-    def _closed(self, state: _State, trail: Trail | None) -> bool:
-        """True if no inner tensor of the DAG part is read from outside of it."""
-        inside = set(state.nodes)
-        last = state.matched[len(self._pattern.nodes) - 1]
-        for node in state.nodes:
+    def _closed(self, dag: _Dag, start: int, state: _State, trail: Trail | None) -> bool:
+        """True if no inner tensor of a DAG is read from outside of it. ``start``: how many nodes came before it."""
+        inside = set(state.nodes[start:])
+        last = state.matched[len(dag) - 1]
+        for node in state.nodes[start:]:
             if node == last:
                 continue
             for tensor in self._snapshot.outputs[node]:
@@ -270,14 +308,12 @@ class Matcher:
 
     # ------------------------------------------------------------------------------------------ chain part
 
-    def _chain(
-        self, steps: tuple[PatternNode | Step, ...], node: int, state: _State, trail: Trail | None
-    ) -> Iterator[_State]:
+    def _chain(self, steps: tuple[_Part, ...], node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
         if not steps:
             yield state
             return
         step, rest = steps[0], steps[1:]
-        if isinstance(step, PatternNode):
+        if not isinstance(step, Step):
             for after, placed in self._follow(step, True, node, state, trail):
                 yield from self._chain(rest, after, placed, trail)
             return
@@ -294,14 +330,16 @@ class Matcher:
         self,
         step: Step,
         count: int,
-        rest: tuple[PatternNode | Step, ...],
+        rest: tuple[_Part, ...],
         node: int,
         state: _State,
         trail: Trail | None,
     ) -> Iterator[_State]:
         if count < step.high:
             for placed in self._once(step, node, state, trail):
-                yield from self._repeat(step, count + 1, rest, placed.nodes[-1], placed, trail)
+                after = placed.nodes[-1]
+                named = placed if step.name is None else placed.bind(step.name, self._made(after, 0))
+                yield from self._repeat(step, count + 1, rest, after, named, trail)
         if count >= step.low:
             yield from self._chain(rest, node, state, trail)
 
@@ -316,20 +354,41 @@ class Matcher:
                 yield from self._chain(tuple(more), after, placed, trail)
 
     def _follow(
-        self, pattern: PatternNode, exclusive: bool, node: int, state: _State, trail: Trail | None
+        self, part: PatternNode | Pattern, exclusive: bool, node: int, state: _State, trail: Trail | None
     ) -> Iterator[tuple[int, _State]]:
-        """One step along the edge from a node's first output to a reader."""
-        snapshot = self._snapshot
-        tensor = snapshot.outputs[node][0]
-        readers = snapshot.consumers[tensor]
-        if exclusive and not snapshot.has_one_reader(tensor):
+        """One step along the edge from a node's first output: to a reader, or to the last of several nodes."""
+        tensor = self._snapshot.outputs[node][0]
+        dag = part.nodes if isinstance(part, Pattern) else (part,)
+        if exclusive and not self._read_only_by(dag, tensor):
             if trail is not None:
-                words = f"step `{_one_of(pattern.ops)}` stopped: {self._readers(tensor)}"
-                trail.stop(len(state.nodes), words, pattern.span)
+                words = "step `{wanted}` stopped: {found}"
+                first = next((n for n in dag if _reads_previous(n)), dag[0])
+                trail.stop_before(len(state.nodes), words, self._readers(tensor), first.ops, first.span)
             return
-        for reader in dict.fromkeys(c for c, port in readers if port >= 0):
-            for placed in self._node(pattern, reader, state, tensor, trail):
-                yield reader, placed
+        for last in self._ends(dag, tensor):
+            for placed in self._whole(dag, last, state, tensor, trail):
+                yield last, placed
+
+    def _read_only_by(self, dag: _Dag, tensor: int) -> bool:
+        """True if a tensor has no more readers than a step has places for it, and the model does not return it."""
+        readers = self._snapshot.consumers[tensor]
+        places = sum(isinstance(a, Result) and a.node < 0 for n in dag for a in n.args)
+        inner = all(port != OUTER for _, port in readers)
+        return len(readers) == max(places, 1) and inner and tensor not in self._snapshot.graph_outputs
+
+    def _ends(self, dag: _Dag, tensor: int) -> Iterable[int]:
+        """Nodes at which a step of several nodes may end: forward along one of its paths from the tensor before."""
+        readers = dict.fromkeys(c for c, port in self._snapshot.consumers[tensor] if port != OUTER)
+        if len(dag) == 1:
+            return readers
+        outputs: dict[int, set[int]] = {}  # of the path's nodes so far
+        for index in _path(dag):
+            ops = dag[index].ops
+            found = [n for n in readers if self._snapshot.ops[n] in ops]
+            made = (t for n in found for t in self._snapshot.outputs[n] if t >= 0)
+            outputs[index] = set(found)
+            readers = dict.fromkeys(c for t in made for c, port in self._snapshot.consumers[t] if port != OUTER)
+        return sorted(outputs[len(dag) - 1])
 
     def _readers(self, tensor: int) -> str:
         """Who reads a tensor, in words."""
@@ -353,10 +412,11 @@ class Matcher:
     # ------------------------------------------------------------------------------------------ conditions
 
     def _conditions(self, pattern: PatternNode, node: int, state: _State, trail: Trail | None) -> bool:
-        if not pattern.conditions:
+        conditions = pattern.conditions_of(self._snapshot.ops[node]) if pattern.refined else pattern.conditions
+        if not conditions:
             return True
         environment = MatchEnvironment(self._snapshot, self._scope, state.bindings, node)
-        for condition in pattern.conditions:
+        for condition in conditions:
             if not is_true(condition, environment):
                 if trail is not None:
                     trail.stop(len(state.nodes), why_not(condition, environment), pattern.span)
@@ -381,13 +441,33 @@ class Matcher:
         return Match(state.nodes, bindings, result)
 
 
+def _path(dag: _Dag) -> tuple[int, ...]:
+    """Indices from a node that reads the tensor before to the last one, each read by the next."""
+    behind = {len(dag) - 1: -1}
+    for index in range(len(dag) - 1, -1, -1):
+        if index in behind:
+            for arg in dag[index].args:
+                if isinstance(arg, Result) and arg.node >= 0:
+                    behind.setdefault(arg.node, index)
+    path = [next(index for index, node in enumerate(dag) if index in behind and _reads_previous(node))]
+    while behind[path[-1]] >= 0:
+        path.append(behind[path[-1]])
+    return tuple(path)
+
+
+def _reads_previous(node: PatternNode) -> bool:
+    return any(isinstance(arg, Result) and arg.node < 0 for arg in node.args)
+
+
 def _parts(pattern: Pattern) -> Iterator[PatternNode]:
     """All operators of a pattern, those of optional steps and alternatives included."""
-    waiting: list[PatternNode | Step] = [*pattern.nodes, *pattern.tail]
+    waiting: list[_Part] = [part for way in pattern.ways for part in (*way.nodes, *way.tail)]
     while waiting:
         part = waiting.pop()
         if isinstance(part, Step):
             waiting.extend(p for sequence in part.alternatives for p in sequence)
+        elif isinstance(part, Pattern):
+            waiting.extend(part.nodes)
         else:
             yield part
 
@@ -401,8 +481,17 @@ def _names(pattern: Pattern) -> Iterator[str]:
     """All names that a pattern can bind: those of optional steps that were not taken are absent, not unknown."""
     for part in _parts(pattern):
         if part.name is not None:
-            yield part.name
+            yield from (part.name, *part.others)
         yield from (a.name for a in part.args if isinstance(a, Capture) and a.name != "_")
+    yield from (name for way in pattern.ways for step in way.tail for name in _step_names(step))
+
+
+def _step_names(step: Step) -> Iterator[str]:
+    if step.name is not None:
+        yield step.name
+    for part in (p for sequence in step.alternatives for p in sequence):
+        if isinstance(part, Step):
+            yield from _step_names(part)
 
 
 def is_true(condition: Expr, environment: MatchEnvironment) -> bool:

@@ -149,16 +149,18 @@ def _corrections(
         }
         for statement in member.candidate.rule.quants:
             bias = places.get(statement.target)
-            if bias is None or not statement.derived or bias in told:
+            if bias is None or not found[bias].factors or bias in told:
                 continue
-            correction = _correction(statement, bias, places, bindings, placed, found)
+            environment = MatchEnvironment(placed.snapshot, placed.scopes[id(member.program)], bindings, None)
+            derived = choose_branch(statement.choice, environment).derived
+            correction = _correction(derived, bias, places, bindings, placed, found)
             if correction is not None:
                 told.add(bias)
                 yield correction
 
 
 def _correction(
-    statement: QuantStatement,
+    derived: tuple[str, ...],
     bias: int,
     places: Mapping[str, int],
     bindings: Mapping[str, Binding],
@@ -166,8 +168,8 @@ def _correction(
     found: list[ConstantQuantizer],
 ) -> Correction | None:
     snapshot = placed.snapshot
-    weights = [n for n in statement.derived if n in places and found[places[n]].role == "weight"]
-    others = [bindings.get(n) for n in statement.derived if n not in weights]
+    weights = [n for n in derived if n in places and found[places[n]].role == "weight"]
+    others = [bindings.get(n) for n in derived if n not in weights]
     weight = bindings.get(weights[0]) if len(weights) == 1 else None
     if len(others) != 1 or not isinstance(others[0], Bound) or not isinstance(weight, Bound):
         return None
@@ -196,7 +198,8 @@ def _constant(
     assert candidate is not None
     rule = candidate.rule
     environment = MatchEnvironment(snapshot, scope, candidate.match.bindings, None)
-    alternatives = choose_alternatives(statement.choice, environment)
+    branch = choose_branch(statement.choice, environment)
+    alternatives = branch.alternatives
     allowed = alternatives.types
     if not allowed:
         return None
@@ -227,7 +230,7 @@ def _constant(
         types=listed(order),
         axis=axes[types[0]],
         role=role,
-        factors=_factors(joint, candidate, statement, placed, index),
+        factors=_factors(joint, candidate, statement, branch.derived, placed, index),
         lanes=_all_lanes(rule.accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
         origins=(origin,),
     )
@@ -236,12 +239,17 @@ def _constant(
 
 def choose_alternatives(choice: Choice, environment: MatchEnvironment) -> Alternatives:
     """The first alternatives whose ``when`` is true; no types at all where none is."""
+    return choose_branch(choice, environment).alternatives
+
+
+def choose_branch(choice: Choice, environment: MatchEnvironment) -> Choice:
+    """The first branch whose ``when`` is true, with what its scale is derived from; one without types where none is."""
     current: Choice | None = choice
     while current is not None:
         if current.condition is None or is_true(current.condition, environment):
-            return current.alternatives
+            return current
         current = current.otherwise
-    return Alternatives((), True, choice.alternatives.span)
+    return Choice(Alternatives((), True, choice.alternatives.span))
 
 
 def _axis(qtype: QType, bound: Bound, snapshot: Snapshot, scope: Scope, rank: int) -> int | None:
@@ -256,11 +264,12 @@ def _factors(
     joint: Joint,
     candidate: Candidate,
     statement: QuantStatement,
+    derived: tuple[str, ...],
     placed: _Placed,
     index: Mapping[tuple[int, int], int],
 ) -> tuple[tuple[str, int], ...]:
     factors: list[tuple[str, int]] = []
-    for name in statement.derived:
+    for name in derived:
         binding = candidate.match.bindings.get(name)
         bound = binding if isinstance(binding, Bound) else None
         if bound is not None and (bound.node, bound.port) in index:
