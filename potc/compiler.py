@@ -25,6 +25,7 @@ from potc.quantize.calibrate import Ranges, calibrate
 from potc.quantize.lower import lower
 from potc.quantize.params import Params, RangeSettings, solve_params
 from potc.quantize.plan import Plan
+from potc.quantize.provenance import record_provenance
 from potc.quantize.solve import solve
 
 
@@ -92,7 +93,8 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
         plan, ranges, weights(prepared, plan), RangeSettings(job.preset, job.estimator, job.use_fast_bias)
     )
     trace.stage("lower")
-    compiled = serialize(lower(raise_opset(prepared, opset_for(params)), plan, params))
+    lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
+    compiled = serialize(record_provenance(lowered, program, plan, changes))
     trace.stage("verify")
     verification = verify(model, compiled, samples)
     share = kernel_share(compiled, plan)
