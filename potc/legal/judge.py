@@ -405,7 +405,9 @@ class _Judge:
             if self._is_explained(site, explained):
                 continue
             for diagnostic in self._reasons(finder, judged, site):
-                key = (diagnostic.code, diagnostic.message, diagnostic.at)
+                # What is wrong with a whole kernel is told once, not for each of its tensors.
+                whole = diagnostic.code in ("requirement-violated", "no-kernel")
+                key = (diagnostic.code, diagnostic.at, diagnostic.node if whole else diagnostic.message)
                 if key not in told:
                     told.add(key)
                     self.found.append(diagnostic)
