@@ -100,6 +100,42 @@ _LANGUAGE = {
         "A rewrite does not emit what its pattern calls the result.",
         "Emit the name after the last `as`, in the last line.",
     ),
+    "duplicate-rule": (
+        "Two rules match the same kernels and say the same of them.",
+        "Remove one of them.",
+    ),
+    "unreachable-rule": (
+        "A rule, an alternative or an optional step that can never win: nothing matches it, or something else always does.",
+        "Remove it, or what excludes it.",
+    ),
+    "float-never-wins": (
+        "A `float` statement that never takes effect: nothing matches it, or a rule always wins over it.",
+        "Remove it, or prefer it over the rule.",
+    ),
+    "overflowing-accumulator": (
+        "An accumulator of the device can't even hold the sum of two products of these number formats.",
+        "Allow narrower types in `quant`, or state a wider accumulator.",
+    ),
+    "empty-meet": (
+        "Statements that must agree on a number format allow none in common.",
+        "Allow a common type on both sides, or state `requantize` if the device can convert.",
+    ),
+    "widened-limit": (
+        "An `override` allows more than the rule that it replaces.",
+        "Repeat the parent's limits; if the device really can do more, say why in a `note`.",
+    ),
+    "untested-rule": (
+        "No `test` of the file reaches the rule.",
+        "Add a `test` whose graph holds the rule's operator, or `expect rule ... covers` it.",
+    ),
+    "missing-reason": (
+        "A statement that people will ask about gives no reason.",
+        'Add `else "..."` to `require`, `because "..."` to `prefer`, a `note` to `float`.',
+    ),
+    "never-fired": (
+        "A rule matches in none of the given models.",
+        "Look whether its conditions are too narrow, or give models that have its kernel.",
+    ),
     "not-supported-yet": (
         "The file uses a part of the language that this version parses and does not carry out.",
         "Write it without that part for now.",
@@ -234,6 +270,17 @@ _IMPORT = {
     ),
 }
 
+_TEST = {
+    "invalid-test": (
+        "The graph of a test can't be read, or the test contradicts itself.",
+        "Write the graph as ONNX text, and declare each weight behind the outputs.",
+    ),
+    "failed-expectation": (
+        "The rules do something else than a test expects.",
+        "Correct the rule or the expectation; `potc test --update` writes what was found.",
+    ),
+}
+
 _COMMAND = {
     "unknown-node": (
         "The model has no node of this name, before or after preparation.",
@@ -257,6 +304,7 @@ CODES: Mapping[str, Code] = {
         ("quantize", _QUANTIZE),
         ("legal", _LEGAL),
         ("import", _IMPORT),
+        ("test", _TEST),
         ("command", _COMMAND),
     )
     for name, (meaning, help_) in entries.items()

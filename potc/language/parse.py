@@ -45,8 +45,12 @@ def grammar() -> Grammar:
     return Grammar(lark, {t.pattern.value: t.name for t in lark.terminals if t.pattern.type == "str"})
 
 
+@lru_cache(maxsize=64)
 def parse(source: Source) -> syntax.File:
-    """Parses one file. Raises Rejected (``syntax-error``, up to 20 of them), and nothing else, whatever the text."""
+    """Parses one file. Raises Rejected (``syntax-error``, up to 20 of them), and nothing else, whatever the text.
+
+    The same text is parsed once in a run: many files use the same ones.
+    """
     problems = Diagnostics()
     if len(source.text) > MAX_CHARACTERS:
         _tell(

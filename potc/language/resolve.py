@@ -72,20 +72,19 @@ def _nothing(name: str, opset: tuple[int, int], sources: tuple[str, ...]) -> Pro
     )
 
 
-def check_scope(library: Library, scope: Scope) -> tuple[Diagnostic, ...]:
-    """Everything that is wrong or doubtful in all devices of the main file, or in its definitions if it has none."""
+def check_scope(library: Library, scope: Scope) -> tuple[Program, ...]:
+    """All devices of the main file; a file without any gives one that holds its rewrites. Raises Rejected with all mistakes."""
     own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
-    for device in own:
-        if isinstance(device, syntax.DeviceAlgebra) or not device.abstract:
-            _resolve(library, scope, device, {})
+    concrete = [d for d in own if isinstance(d, syntax.DeviceAlgebra) or not d.abstract]
+    programs = [_resolve(library, scope, device, {}) for device in concrete]
     if not own:
-        _loose(library, scope)
+        programs.append(_loose(library, scope))
     _tests(scope)
     scope.problems.stop()
-    return tuple(scope.problems)
+    return tuple(programs)
 
 
-def _loose(library: Library, scope: Scope) -> None:
+def _loose(library: Library, scope: Scope) -> Program:
     """Sets, patterns and rewrites of a file without devices, against the opsets that most devices declare."""
     opsets = (DEFAULT_OPSET, operators.newest_opset())
     bare = Setting(scope, "", opsets, {}, {}, Formats(scope, {}, {}), ())
@@ -94,7 +93,8 @@ def _loose(library: Library, scope: Scope) -> None:
             members(scope, term, {}, opsets, (op_set.name,))
     for pattern in scope.patterns.values():
         Lowering(scope, opsets, {}, {}).definition(pattern)
-    _rewrites(bare)
+    signatures = dict(sorted(scope.signatures.items()))
+    return replace(_nothing("", opsets, library.sources), rewrites=_rewrites(bare), signatures=signatures)
 
 
 def choose_device(library: Library, scope: Scope, name: str | None) -> syntax.Device | syntax.DeviceAlgebra:

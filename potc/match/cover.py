@@ -7,15 +7,17 @@ order them are a mistake in the rule file, and said so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 
 from potc.diagnostics.diagnostic import Diagnostic, Rejected, Related
 from potc.graph.snapshot import Snapshot
-from potc.language.expression import text
-from potc.language.program import Capture, Kind, Pattern, PatternNode, Program, Require, Rule, Step
+from potc.language.precedence import Precedence
+from potc.language.program import Program, Rule
+from potc.language.variants import is_late
 from potc.match.environment import Scope
 from potc.match.match import Match, Matcher, Trail
+
+__all__ = ["Candidate", "Cover", "Finder", "Precedence", "choose", "is_late"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +38,6 @@ class Cover:
     taken: tuple[Candidate, ...]
     owner: Mapping[int, Candidate]
     kept: tuple[Candidate, ...]
-
-
-@lru_cache(maxsize=4096)
-def is_late(require: Require) -> bool:
-    """True if a requirement asks what is stored, which is known only after the kernels are chosen."""
-    return _mentions(require.condition, "stored")
-
-
-def _mentions(part: object, name: str) -> bool:
-    if is_dataclass(part) and not isinstance(part, type):
-        # A call's function name and a plain name are both stored in a field called `name`.
-        if getattr(part, "name", None) == name:
-            return True
-        return any(_mentions(getattr(part, f.name), name) for f in fields(part) if f.name != "span")
-    if isinstance(part, tuple):
-        return any(_mentions(p, name) for p in part)
-    return False
 
 
 class Finder:
@@ -147,76 +132,3 @@ def _overlap(a: Candidate, b: Candidate, snapshot: Snapshot) -> Rejected:
             )
         ]
     )
-
-
-class Precedence:
-    """The partial order of rules: ``prefer``, and rules whose pattern implies another's."""
-
-    def __init__(self, program: Program) -> None:
-        names = {r.qualified: r for r in program.rules}
-        self._losers: dict[str, set[str]] = {name: set() for name in names}
-        for prefer in program.prefers:
-            if prefer.winner in names and prefer.loser in names:
-                self._losers[prefer.winner].add(prefer.loser)
-        for a in program.rules:
-            for b in program.rules:
-                if a is not b and implies(a, b) and not implies(b, a) and a.qualified not in self._losers[b.qualified]:
-                    self._losers[a.qualified].add(b.qualified)
-        self._below = {name: self._reach(name) for name in names}
-        self.rank = {name: sum(name in below for below in self._below.values()) for name in names}
-
-    def _reach(self, name: str) -> set[str]:
-        seen: set[str] = set()
-        waiting = [name]
-        while waiting:
-            for loser in self._losers[waiting.pop()]:
-                if loser not in seen:
-                    seen.add(loser)
-                    waiting.append(loser)
-        return seen
-
-    def ordered(self, a: Rule, b: Rule) -> bool:
-        return b.qualified in self._below[a.qualified] or a.qualified in self._below[b.qualified]
-
-
-def implies(a: Rule, b: Rule) -> bool:
-    """True if every graph that ``a`` matches is provably matched by ``b`` as well (same shape, no condition fewer)."""
-    if not _texts(b.requires) <= _texts(a.requires):
-        return False
-    return _pattern_implies(a.pattern, b.pattern)
-
-
-def _texts(requires: tuple[Require, ...]) -> frozenset[str]:
-    return frozenset(text(r.condition) for r in requires)
-
-
-def _pattern_implies(a: Pattern, b: Pattern) -> bool:
-    if len(a.nodes) != len(b.nodes) or len(a.tail) != len(b.tail):
-        return False
-    return all(map(_node_implies, a.nodes, b.nodes)) and all(map(_step_implies, a.tail, b.tail))
-
-
-def _step_implies(a: PatternNode | Step, b: PatternNode | Step) -> bool:
-    if isinstance(a, PatternNode) or isinstance(b, PatternNode):
-        return isinstance(a, PatternNode) and isinstance(b, PatternNode) and _node_implies(a, b)
-    if (a.exclusive, a.low, a.high, a.negative) != (b.exclusive, b.low, b.high, b.negative) or a.negative:
-        return False
-    return all(any(len(x) == len(y) and all(map(_step_implies, x, y)) for y in b.alternatives) for x in a.alternatives)
-
-
-def _node_implies(a: PatternNode, b: PatternNode) -> bool:
-    if not a.ops <= b.ops or len(a.args) != len(b.args):
-        return False
-    if not {text(c) for c in b.conditions} <= {text(c) for c in a.conditions}:
-        return False
-    for x, y in zip(a.args, b.args, strict=True):
-        if isinstance(x, Capture) and isinstance(y, Capture):
-            if (
-                (y.kind is not Kind.ANY and x.kind is not y.kind)
-                or (x.optional and not y.optional)
-                or x.variadic != y.variadic
-            ):
-                return False
-        elif type(x) is not type(y):
-            return False
-    return True
