@@ -96,7 +96,7 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
     compiled = serialize(record_provenance(lowered, program, plan, changes))
     trace.stage("verify")
-    verification = verify(model, compiled, samples)
+    verification = verify(model, compiled, samples, simulate=not saturates(program))
     share = kernel_share(compiled, plan)
     return Compilation(job, program, model, changes, plan, ranges, params, compiled, verification, share, samples)
 
@@ -113,6 +113,11 @@ def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
     """The constants that the plan stores as integers, by name, as they are in the prepared model."""
     wanted = {c.tensor for c in plan.constants}
     return {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer if t.name in wanted}
+
+
+def saturates(program: Program) -> bool:
+    """True if some kernel adds products into a narrow accumulator, as this host's may. Weights are then narrowed for it."""
+    return any(a.lanes > 1 for p in program.members for r in p.rules for a in (*r.accumulators, *p.accumulators))
 
 
 def opset_for(params: Params) -> int:
