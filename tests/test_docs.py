@@ -7,14 +7,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
 import onnx.defs
 import pytest
 
-from potc.cli.check import command as check
-from potc.cli.compile import command as compile_
-from potc.cli.main import main
+from potc.cli.main import COMMANDS, main
 from potc.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,10 @@ def commands(page: Path) -> Iterator[list[str]]:
                         yield shlex.split(part)
 
 
+def command_of(name: str) -> click.Command:
+    return import_module(COMMANDS[name][0]).command
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target, _ in LINK.findall(page.read_text()):
@@ -55,7 +59,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_exist(page: Path) -> None:
-    known = {"compile": compile_, "check": check}
+    known = {name: command_of(name) for name in COMMANDS}
     for words in commands(page):
         if words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).exists(), words
@@ -93,8 +97,8 @@ def test_every_block_of_rules_is_accepted(page: str, index: int, body: str, tmp_
 
 def test_every_option_is_documented() -> None:
     text = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    for command in (compile_, check):
-        for parameter in command.params:
+    for name in COMMANDS:
+        for parameter in command_of(name).params:
             for option in parameter.opts:
                 assert not option.startswith("--") or option in text, option
 

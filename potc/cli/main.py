@@ -29,6 +29,8 @@ COMMANDS = {
     "doc": ("potc.cli.doc", "Write a device's page of supported operators."),
     "new": ("potc.cli.new", "Write a commented rule file for a new device."),
     "verify": ("potc.cli.verify", "Check quantized models of any tool against a device."),
+    "test": ("potc.cli.test", "Run the tests of rule files."),
+    "fmt": ("potc.cli.fmt", "Write rule files in their canonical layout."),
     "explain": ("potc.cli.explain", "Say what a diagnostic means and what to do about it."),
 }
 

@@ -26,8 +26,12 @@ def read_model(path: str) -> Model:
 
     External data is read from below the model's own folder only, never through links out of it.
     """
-    data = _bytes(path)
-    proto = _parse(path, data)
+    return accept_model(path, _parse(path, _bytes(path)))
+
+
+def accept_model(path: str, proto: onnx.ModelProto) -> Model:
+    """Checks a model in memory as ``read_model`` does, and takes it over: ``proto`` may be changed. ``path`` is what
+    messages call it."""
     if not proto.HasField("graph") or not proto.graph.node:
         raise reject("empty-model", f"{path} holds no graph with nodes", help="export the model again")
     _refuse_unreadable_names(path, proto.graph)

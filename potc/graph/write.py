@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,6 +61,8 @@ def _stage(path: str, data: bytes, stack: ExitStack) -> Path:
             raise OSError(0, "it is a folder" if target.is_dir() else "it is no ordinary file")
         with temporary.open("wb") as file:
             stack.callback(temporary.unlink, missing_ok=True)
+            if target.exists():  # a file that is replaced keeps its mode
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

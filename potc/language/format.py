@@ -1,113 +1,166 @@
-"""`potc fmt`: one style, no options. Law: ``parse(format_file(p)) == p``; formatting twice changes nothing."""
+"""`potc fmt`: one style, no options. Law: ``parse(format_file(p)) == p``; formatting twice changes nothing.
+
+What is decided by content alone: line breaks, indentation, columns, short rules on one line. What is left to the author:
+remarks, and single blank lines between statements. Graphs of tests stay as they are, byte for byte.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potc.language import syntax as s
+from potc.language.format_statements import INDENT, WIDTH, statement
 from potc.language.text import number, quoted, text
 
-WIDTH = 120
-INDENT = "  "
+COLUMN = 56  # conditions up to this length line up their `else`
+_HEADER = re.compile(r"(?:\s|#[^\n]*\n)*potc\s+[0-9]+")
+_BLANK = re.compile(r"[ \t\r\f]*\n[ \t\r\f]*\n\s*")
 
 
 def format_file(file: s.File) -> str:
     """Canonical text of a file. Remarks are kept: above their statement, or behind it where they stood on its line."""
-    writer = _Writer(list(file.comments))
+    writer = _Writer(list(file.comments), file.source.text)
     if file.version is not None:
-        writer.lines.append(f"potc {file.version}")
-    previous: s.Item | None = None
-    for item in file.items:
-        if writer.lines and _apart(previous, item):
-            writer.lines.append("")
-        writer.statement(item, 0)
-        previous = item
+        header = _HEADER.match(file.source.text)
+        end = header.end() if header is not None else 0
+        writer.remarks(end, 0)
+        writer.lines.append(f"potc {number(file.version)}")
+        writer.behind(end)
+    writer.statements(file.items, 0)
     writer.remarks(None, 0)
     return "\n".join(writer.lines) + "\n" if writer.lines else ""
 
 
-def _apart(before: s.Item | None, item: s.Item) -> bool:
-    """One-line statements of a kind stand together."""
-    return type(before) is not type(item) or not isinstance(item, s.Use | s.OpSignature | s.OpSet | s.PreferStatement)
-
-
 class _Writer:
-    """Lines so far, and remarks that are not written yet."""
+    """Lines so far, remarks that are not written yet, and up to where the source is written."""
 
-    def __init__(self, comments: list[s.Comment]) -> None:
+    def __init__(self, comments: list[s.Comment], source: str) -> None:
         self.lines: list[str] = []
         self._comments = comments
+        self._source = source
+        self._done = 0
+        self._opening = 0  # how many lines there were when the innermost block began
+
+    def statements(self, items: Sequence[Any], depth: int) -> None:
+        """Statements below one another. What takes several lines stands apart; else the author's blank lines are kept."""
+        columns = _columns(items)
+        tall = False  # does the statement before stand apart?
+        for k, item in enumerate(items):
+            lines = self._short(item, depth) or _lines(item, columns)
+            apart = _stands_apart(item, lines)
+            first = self._comments[0].span.start if self._comments else item.span.start
+            forced = k > 0 and (tall or apart or _other_kind(items[k - 1], item, depth))
+            self._gap(min(first, item.span.start), forced and not _together(items[k - 1], item))
+            self.statement(item, lines, depth)
+            tall = apart
 
     def remarks(self, before: int | None, depth: int) -> None:
         """Writes the remarks that come before an offset (None: all), each on its own line."""
         while self._comments and (before is None or self._comments[0].span.start < before):
-            self.lines.append(INDENT * depth + f"# {self._comments.pop(0).text}".rstrip())
+            comment = self._comments.pop(0)
+            self._gap(comment.span.start)
+            self.lines.append(INDENT * depth + f"# {comment.text}".rstrip())
+            self._done = max(self._done, comment.span.end)
 
-    def statement(self, node: Any, depth: int) -> None:
+    def statement(self, node: Any, lines: Sequence[str], depth: int) -> None:
         """One statement below its remarks and documentation. Remarks from the middle of a line come above it."""
         several = isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
         self.remarks(node.span.start if several else node.span.end, depth)
+        self._gap(node.span.start)
         for line in getattr(node, "doc", "").splitlines():
             self.lines.append(INDENT * depth + f"## {line}".rstrip())
+        self._done = max(self._done, node.span.start)
         if isinstance(node, s.Test):
             self._test(node, depth)
-        elif isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition):
-            self._block(node, depth)
+        elif lines:
+            self.lines.extend(INDENT * depth + line for line in lines)
         else:
-            self.lines.extend(INDENT * depth + line for line in _statement(node))
-        self._behind(node, node.span.end)
+            self._block(node, depth)
+        self.behind(node.span.end)
 
-    def _behind(self, node: Any, end: int) -> None:
-        """A remark behind the statement, on its last line, stays there."""
-        source = node.span.source.text
-        if self._comments and not self._comments[0].own_line and "\n" not in source[end : self._comments[0].span.start]:
-            self.lines[-1] += f"  # {self._comments.pop(0).text}".rstrip()
+    def behind(self, end: int) -> None:
+        """A remark behind the statement that ends here, on its last line, stays there."""
+        self._done = max(self._done, end)
+        if self._comments and not self._comments[0].own_line:
+            start = self._comments[0].span.start
+            if not self._source[end:start].strip(" \t,"):
+                self._attach()
+
+    def _attach(self) -> None:
+        comment = self._comments.pop(0)
+        self.lines[-1] += f"  # {comment.text}".rstrip()
+        self._done = max(self._done, comment.span.end)
+
+    def _gap(self, start: int, forced: bool = False) -> None:
+        """A blank line where the author left one or more in front of an offset, or where one must be."""
+        between = self._source[self._done : start].split("##", 1)[0]
+        author = not between.strip() and _BLANK.match(between) is not None
+        if (forced or author) and len(self.lines) != self._opening and self.lines[-1]:
+            self.lines.append("")
+
+    def _open(self, line: str) -> None:
+        self.lines.append(line)
+        self._opening = len(self.lines)
+
+    def _short(self, node: Any, depth: int) -> tuple[str, ...]:
+        """A rule of one or two short statements and a device with one setting fit on a line, where no remark is inside."""
+        if not isinstance(node, s.Device | s.RuleDefinition) or not node.items:
+            return ()
+        if any(node.span.start < c.span.start < node.span.end for c in self._comments):
+            return ()
+        kinds = tuple(type(item) for item in node.items)
+        if kinds not in ((s.SetFeature,), (s.Match,), (s.Match, s.Quant)) or any(
+            getattr(i, "doc", "") for i in node.items
+        ):
+            return ()
+        inner = [statement(item) for item in node.items]
+        line = f"{_head(node)} {{ {'   '.join(lines[0] for lines in inner)} }}"
+        fits = all(len(lines) == 1 for lines in inner) and len(INDENT * depth + line) <= WIDTH
+        return (line,) if fits else ()
 
     def _test(self, node: s.Test, depth: int) -> None:
         devices = f" for {', '.join(node.devices)}" if node.devices else ""
-        self.lines.append(f"test {quoted(node.title)}{devices} {{")
-        if node.expects:
-            self.remarks(node.span.source.text.rfind("{", node.span.start, node.expects[0].span.start), depth + 1)
+        self._open(f"test {quoted(node.title)}{devices} {{")
+        self.remarks(node.graph_start, depth + 1)
         self.lines.extend(f"  graph {{{node.graph}}}".split("\n"))
-        for expect in node.expects:
-            self.statement(expect, depth + 1)
+        self.behind(node.graph_start + len(node.graph) + 1)
+        self.statements(node.expects, depth + 1)
         self.remarks(node.span.end, depth + 1)
         self.lines.append("}")
 
     def _block(self, node: s.Device | s.RuleDefinition | s.RewriteDefinition, depth: int) -> None:
-        head = _head(node)
+        head = INDENT * depth + _head(node)
         if not node.items and not (self._comments and self._comments[0].span.start < node.span.end):
-            self.lines.append(INDENT * depth + f"{head} {{}}")
+            self.lines.append(f"{head} {{}}")
             return
-        self.lines.append(INDENT * depth + f"{head} {{")
-        source = node.span.source.text
-        opening = source.find("{", node.span.start, node.span.end)
+        self._open(f"{head} {{")
+        opening = self._source.find("{", node.span.start, node.span.end) + 1
         first = self._comments[0] if self._comments else None
-        if (
-            first is not None
-            and not first.own_line
-            and first.span.start > opening
-            and not source[opening + 1 : first.span.start].strip(" \t")
-        ):
-            self.lines[-1] += f"  # {self._comments.pop(0).text}".rstrip()
-        previous: Any = None
-        for item in node.items:
-            if previous is not None and isinstance(node, s.Device) and _own_paragraph(previous, item):
-                self.lines.append("")
-            self.statement(item, depth + 1)
-            previous = item
+        if first is not None and not first.own_line and not self._source[opening : first.span.start].strip(" \t"):
+            self._attach()
+        self._done = max(self._done, opening)
+        self.statements(node.items, depth + 1)
         self.remarks(node.span.end, depth + 1)
         self.lines.append(INDENT * depth + "}")
 
 
-def _own_paragraph(before: Any, item: Any) -> bool:
-    """Rules and documented statements stand apart; ``prefer`` stands below the rule that it is about."""
-    if isinstance(item, s.PreferStatement):
-        return False
-    if isinstance(before, s.RuleDefinition) or isinstance(item, s.RuleDefinition) or getattr(item, "doc", ""):
-        return True
-    return isinstance(before, s.PreferStatement)
+def _other_kind(before: Any, item: Any, depth: int) -> bool:
+    """On the level of the file, each kind of statement is a paragraph; in a device, what follows `prefer` begins one."""
+    return type(before) is not type(item) if depth == 0 else isinstance(before, s.PreferStatement)
+
+
+def _together(before: Any, item: Any) -> bool:
+    """`prefer` may stand below the rule that it is about, and tests below one another."""
+    return isinstance(item, s.PreferStatement) or (isinstance(before, s.Test) and isinstance(item, s.Test))
+
+
+def _stands_apart(item: Any, lines: Sequence[str]) -> bool:
+    """Blocks and definitions of several lines; inside of a rule, nothing does."""
+    if isinstance(item, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test):
+        return len(lines) != 1
+    return isinstance(item, s.PatternDefinition) and len(lines) > 1
 
 
 def _head(node: s.Device | s.RuleDefinition | s.RewriteDefinition) -> str:
@@ -119,269 +172,29 @@ def _head(node: s.Device | s.RuleDefinition | s.RewriteDefinition) -> str:
     return f"{'override ' if node.override else ''}{'float' if node.is_float else 'rule'} {node.name}"
 
 
-def _statement(node: Any) -> list[str]:
-    """The lines of a statement without inner statements; an empty one would be kept as it is."""
-    written = _STATEMENTS[type(node)](node)
-    return [written] if isinstance(written, str) else list(written)
-
-
-# ---------------------------------------------------------------------------------------------- one-line statements
-
-
-def _listed(lead: str, parts: Sequence[str], tail: str = "") -> list[str]:
-    """``lead a, b, c`` on one line if it fits, else filled lines that hang under the first part."""
-    lines, current = [], lead
-    for k, part in enumerate(parts):
-        piece = part + ("," if k < len(parts) - 1 else tail)
-        if k and len(current) + 1 + len(piece) > WIDTH - 4:
-            lines.append(current)
-            current = " " * len(lead) + " " + piece
-        else:
-            current += " " + piece
-    return [*lines, current]
-
-
-def _use(n: s.Use) -> str:
-    names = f": {', '.join(n.names)}" if n.names else ""
-    return f"use {quoted(n.target) if n.is_path else n.target}{names}"
-
-
-def _term(n: s.OpTerm) -> str:
-    return n.op + _conditions(n.conditions)
-
-
-def _conditions(conditions: Iterable[s.Expr]) -> str:
-    inner = ", ".join(text(c) for c in conditions)
-    return f"[{inner}]" if inner else ""
-
-
-def _op_set(n: s.OpSet) -> list[str]:
-    lines = _listed(f"ops {n.name} =", [_term(t) for t in n.include])
-    if n.exclude:
-        lines[-1] += " - " + ", ".join(_term(t) for t in n.exclude)
-    return lines
-
-
-def _port(n: s.SignaturePort) -> str:
-    axes = f"({_settings(n.axes)})" if n.axes else ""
-    return f"{n.name}: {n.role}{axes}{'?' if n.optional else '...' if n.variadic else ''}"
-
-
-def _settings(settings: Iterable[s.Setting]) -> str:
-    return ", ".join(f"{x.name} = {text(x.value)}" for x in settings)
-
-
-def _signature(n: s.OpSignature) -> str:
-    flags = "".join(f" {flag}" for flag in n.flags)
-    return f"op {n.op}({', '.join(map(_port, n.inputs))}) -> {', '.join(map(_port, n.outputs))}{flags}"
-
-
-def _predicate(n: s.Predicate) -> str:
-    return f"pred {n.name}({', '.join(n.parameters)}) = {text(n.body)}"
-
-
-def _extern(n: s.ExternPredicate) -> str:
-    return f"extern pred {n.name}({', '.join(n.parameters)}) from {quoted(n.origin)}"
-
-
-def _pattern_definition(n: s.PatternDefinition) -> list[str]:
-    parameters = ", ".join(p.name if p.kind == "any" else f"{p.name}: {p.kind}" for p in n.parameters)
-    first, *rest = _match(n.match)
-    requires = [INDENT + line for r in n.requires for line in _require(r)]
-    return [f"pattern {n.name}({parameters}) {first}", *rest, *requires]
-
-
-def _device_algebra(n: s.DeviceAlgebra) -> str:
-    return f"device {n.name} = {_device_expr(n.value)}"
-
-
-def _device_expr(n: s.DeviceExpr, inner: bool = False) -> str:
-    if isinstance(n, s.DeviceReference):
-        return n.name + (f" with ({_settings(n.settings)})" if n.settings else "")
-    # Both operators group to the left and `&` binds stronger.
-    left = _device_expr(n.left)
-    right = _device_expr(n.right)
-    if n.op == "&" and isinstance(n.left, s.DeviceCombination) and n.left.op == "|":
-        left = f"({left})"
-    if isinstance(n.right, s.DeviceCombination) and not (n.op == "|" and n.right.op == "&"):
-        right = f"({right})"
-    return f"{left} {n.op} {right}"
-
-
-def _feature(n: s.FeatureDefinition) -> str:
-    return f"feature {n.name}: {n.type} = {text(n.value)}"
-
-
-def _accum(n: s.Accum) -> str:
-    along = f" along ({', '.join(n.along)})" if n.along else ""
-    return f"accum {n.storage} lanes {n.lanes}{along}{f' unless {text(n.unless)}' if n.unless is not None else ''}"
-
-
-def _where(n: s.Pass | s.SameScale, word: str) -> list[str]:
-    lines = _listed(word, [_term(t) for t in n.terms])
-    if n.where is not None:
-        lines[-1] += f" where {text(n.where)}"
-    return lines
-
-
-def _prefer(n: s.PreferStatement) -> str:
-    return f"prefer {n.winner} over {n.loser}{f' because {quoted(n.because)}' if n.because is not None else ''}"
-
-
-# ---------------------------------------------------------------------------------------------- patterns
-
-
-def _match(n: s.Match) -> list[str]:
-    if isinstance(n.body, s.Block):
-        width = max(len(", ".join(b.names)) for b in n.body.binds)
-        binds = [f"{INDENT}{', '.join(b.names):<{width}} = {_node(b.node)}" for b in n.body.binds]
-        return ["match {", *binds, "}"]
-    steps = [_step(step) for step in n.body.steps]
-    flat = f"match {' '.join(steps)}"
-    if len(flat) <= WIDTH - 4:
-        return [flat]
-    return [f"match {steps[0]}", *(f"      {step}" for step in steps[1:])]
-
-
-def _step(n: s.ChainStep) -> str:
-    edge = f"{n.edge} " if n.edge else ""
-    body = (
-        _node(n.alternatives)
-        if isinstance(n.alternatives, s.NodePattern)
-        else f"({' | '.join(map(_chain, n.alternatives))})"
-    )
-    times = {(1, 1): "", (0, 1): "?"}.get((n.low, n.high), f" * {n.low} .. {n.high}")
-    return f"{edge}{'not ' if n.negative else ''}{body}{times}{f' as {n.name}' if n.name is not None else ''}"
-
-
-def _chain(n: s.Chain) -> str:
-    return " ".join(_step(step) for step in n.steps)
-
-
-def _node(n: s.NodePattern) -> str:
-    op = n.ops[0] if len(n.ops) == 1 else f"any({', '.join(n.ops)})"
-    args = "" if n.args is None else f"({', '.join(map(_arg, n.args))})"
-    return f"{op}{_conditions(n.conditions)}{args}"
-
-
-def _arg(n: s.PatternArg) -> str:
-    if isinstance(n, s.ArgPrevious):
-        return "prev"
-    if isinstance(n, s.ArgLiteral):
-        return number(n.value) + (f" within {number(n.tolerance)}" if n.tolerance else "")
-    if isinstance(n, s.ArgNested):
-        return _node(n.node)
-    if n.name == "_":
-        return "const" if n.kind == "const" else "_"
-    kind = "" if n.kind == "any" else f": {n.kind}"
-    return f"{n.name}{kind}{'?' if n.optional else '...' if n.variadic else ''}"
-
-
-# ---------------------------------------------------------------------------------------------- types and rule statements
-
-
-def _modifier(n: s.Modifier) -> str:
-    if n.name == "per_block":
-        return f"per_block({n.axis}, {n.block})"
-    if n.name == "fixed":
-        return f"fixed({_settings(n.settings)})"
-    return n.name if n.axis is None else f"{n.name}({n.axis})"
-
-
-def _type(n: s.TypeForm | s.TypeReference | s.NoType) -> str:
-    if isinstance(n, s.NoType):
-        return "none"
-    limits = f"[{n.limits[0]}..{n.limits[1]}]" if isinstance(n, s.TypeForm) and n.limits is not None else ""
-    name = n.storage if isinstance(n, s.TypeForm) else n.name
-    return " ".join((name + limits, *map(_modifier, n.modifiers)))
-
-
-def _types(n: s.TypeList) -> str:
-    return " | ".join(map(_type, n.types))
-
-
-def _require(n: s.RequireStatement) -> list[str]:
-    return [f"require {text(n.condition)}{f' else {quoted(n.reason)}' if n.reason is not None else ''}"]
-
-
-def _quant(n: s.Quant) -> list[str]:
-    return _listed("quant", [_assign(a) for a in n.assigns])
-
-
-def _assign(n: s.QuantAssign) -> str:
-    return f"{', '.join(map(_target, n.targets))}: {_choice(n.choice)}"
-
-
-def _target(n: s.Target) -> str:
-    return f"{n.name}{'...' if n.variadic else ''}"
-
-
-def _choice(n: s.QuantChoice) -> str:
-    written = _types(n.types)
-    if n.derived is not None:
-        written += f" = {text(n.derived)}"
-    if n.condition is not None and n.otherwise is not None:
-        written += f" when {text(n.condition)} else {_choice(n.otherwise)}"
-    return written
-
-
-def _emit(n: s.Emit) -> list[str]:
-    width = max(len(b.name) for b in n.binds)
-    lines = [f"{b.name:<{width}} = {_emitted(b.value)}" for b in n.binds]
-    return [f"emit {lines[0]}", *(f"     {line}" for line in lines[1:])]
-
-
-def _emitted(n: s.Expr | s.NodeCall) -> str:
-    if not isinstance(n, s.NodeCall):
-        return text(n)
-    inner = [
-        *([f"attrs of {n.copy_from}"] if n.copy_from is not None else []),
-        *([_settings(n.attributes)] if n.attributes else []),
-    ]
-    return f"{n.op}[{', '.join(inner)}]({', '.join(map(text, n.args))})"
-
-
-def _expect(n: s.Expect) -> str:
-    names = ", ".join(n.names)
-    match n.what:
-        case "types":
-            assert n.types is not None
-            return f"expect {names}: {_types(n.types)}"
-        case "rule":
-            return f"expect rule {n.rule} covers {names}"
-        case "error":
-            return f"expect error {n.rule}"
-        case _:
-            return f"expect {n.what} {names}"
-
-
-_STATEMENTS: dict[type, Callable[[Any], str | list[str]]] = {
-    s.Use: _use,
-    s.OpSet: _op_set,
-    s.OpSignature: _signature,
-    s.Predicate: _predicate,
-    s.ExternPredicate: _extern,
-    s.PatternDefinition: _pattern_definition,
-    s.DeviceAlgebra: _device_algebra,
-    s.PreferStatement: _prefer,
-    s.Expect: _expect,
-    s.OpsetRange: lambda n: f"opset {n.domain} {n.low} .. {n.high}",
-    s.Interchange: lambda n: f"interchange {', '.join(n.types)}",
-    s.Requantize: lambda n: "requantize",
-    s.FeatureDefinition: _feature,
-    s.SetFeature: lambda n: f"set {n.name} = {text(n.value)}",
-    s.RemoveRule: lambda n: f"remove rule {n.name}",
-    s.QTypeDefinition: lambda n: f"qtype {n.name} = {_types(n.types)}",
-    s.GraphPort: lambda n: f"graph {n.direction}: {_types(n.types)}",
-    s.Accum: _accum,
-    s.Pass: lambda n: _where(n, "pass"),
-    s.SameScale: lambda n: _where(n, "same_scale"),
-    s.Match: _match,
-    s.RequireStatement: _require,
-    s.Quant: _quant,
-    s.Unify: lambda n: f"unify {', '.join(map(_target, n.targets))}",
-    s.Keep: lambda n: f"keep {n.type} on {', '.join(n.names)}",
-    s.Note: lambda n: f"note {quoted(n.text)}",
-    s.Speedup: lambda n: f"speedup {number(n.value)}",
-    s.Emit: _emit,
-}
+# ---------------------------------------------------------------------------------------------- columns
+
+
+def _columns(items: Sequence[Any]) -> Mapping[int, int]:
+    """By place of a statement's text: how wide the part before its `else` or `=` is written, so that those line up."""
+    widths: dict[int, int] = {}
+    run: list[Any] = []
+    for item in (*items, None):
+        if run and type(item) is not type(run[0]):
+            widest = max((w for w in (_width(i) for i in run if len(statement(i)) == 1) if w <= COLUMN), default=0)
+            widths |= {i.span.start: widest for i in run}
+            run = []
+        if isinstance(item, s.RequireStatement | s.QTypeDefinition):
+            run.append(item)
+    return widths
+
+
+def _width(item: s.RequireStatement | s.QTypeDefinition) -> int:
+    return len(text(item.condition) if isinstance(item, s.RequireStatement) else item.name)
+
+
+def _lines(node: Any, columns: Mapping[int, int]) -> list[str]:
+    """The lines of a statement without inner statements; none for others."""
+    if isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test):
+        return []
+    return statement(node, columns.get(node.span.start, 0))

@@ -5,9 +5,14 @@ Equality therefore is the equality of meaning-as-written: ``parse(format_file(p)
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from potc.diagnostics.source import Source, Span
+
+
+# The head of a test up to its graph: texts and remarks may hold braces.
+_GRAPH = re.compile(r'(?:"(?:[^"\\\n]|\\[^\n])*"|#[^\n]*|[^"#{])*\{(?:#[^\n]*|[^"#{])*\{')
 
 
 def _span() -> Span:
@@ -654,6 +659,12 @@ class Test:
     expects: tuple[Expect, ...]
     doc: str
     span: Span = _span()
+
+    @property
+    def graph_start(self) -> int:
+        """Offset of ``graph`` in the source."""
+        opening = _GRAPH.match(self.span.source.text, self.span.start)
+        return opening.end() if opening is not None else self.span.start
 
 
 Item = (

@@ -1,4 +1,7 @@
-"""Canonical source text of expressions: fewest parentheses, one spelling. What was equal parses to the same tree."""
+"""Canonical source text of expressions: one spelling, and only parentheses that are needed or help readers.
+
+What was equal parses to the same tree.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,11 @@ def number(value: float) -> str:
     return repr(value)
 
 
+def operands(expr: Boolean) -> list[str]:
+    """What `and` or `or` joins. `and` binds stronger than `or`, which readers should not have to know."""
+    return [_text(o, _NOT) for o in expr.operands]
+
+
 def _text(expr: Expr | Range | SetOf, level: int) -> str:
     written, own = _written(expr)
     return f"({written})" if own < level else written
@@ -67,6 +75,8 @@ def _written(expr: Expr | Range | SetOf) -> tuple[str, int]:
             return f"-{_text(operand, _UNARY)}", _UNARY
         case Unary(_, operand):
             return f"not {_text(operand, _NOT)}", _NOT
+        case Binary("/", Number(), Number()):  # a literal fraction
+            return f"{text(expr.left)}/{text(expr.right)}", _PRODUCT
         case Binary(op, left, right):
             own = _BINARY[op]
             return f"{_text(left, own)} {op} {_text(right, own + 1)}", own
@@ -78,6 +88,5 @@ def _written(expr: Expr | Range | SetOf) -> tuple[str, int]:
             return f"{_text(low, _SUM)} .. {_text(high, _SUM)}", _POSTFIX
         case SetOf(items):
             return f"{{{', '.join(text(i) for i in items)}}}", _POSTFIX
-        case Boolean(op, operands):
-            own = _OR if op == "or" else _AND
-            return f" {op} ".join(_text(o, own + 1) for o in operands), own
+        case Boolean(op, _):
+            return f" {op} ".join(operands(expr)), _OR if op == "or" else _AND

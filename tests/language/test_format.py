@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from expression_trees import expressions
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from potc.diagnostics.source import Source
 from potc.language import syntax as s
@@ -16,6 +18,7 @@ from potc.language.text import text
 
 RULES = Path(__file__).parents[2] / "rules"
 EVERYTHING = Path(__file__).parent / "everything.rules"
+CASES = Path(__file__).parents[1] / "cases" / "format"
 
 
 @pytest.mark.parametrize("path", [*sorted(RULES.glob("*.rules")), EVERYTHING], ids=lambda p: p.stem)
@@ -36,3 +39,50 @@ def test_expressions_survive_their_text(expr: s.Expr) -> None:
     assert isinstance(predicate, s.Predicate)
     assert predicate.body == expr
     assert text(predicate.body) == text(expr)
+
+
+TOKEN = re.compile(r'graph \{.*?\n  \} \}|(?:##[^\n]*\n\s*)+|#[^\n]*\n|"(?:[^"\\\n]|\\.)*"|[^\s"#]+|\s+', re.S)
+GAPS = st.sampled_from(
+    [" ", "\n", "\n\n", "\n\n\n    ", "\t", " # a remark\n", "\n# own line\n", "\n\n  # apart\n\n", " \n"]
+)
+
+
+@given(st.data())
+@settings(max_examples=25)
+def test_laws_on_any_layout(data: st.DataObject) -> None:
+    """Wherever lines end, blank lines are and remarks stand."""
+    plain = EVERYTHING.read_text()
+    pieces: list[str] = []
+    for token in TOKEN.findall(plain):
+        if token.isspace() and data.draw(st.integers(0, 9)) == 0:
+            token = data.draw(GAPS)
+        pieces.append(token)
+    moved = parse(Source("a", "".join(pieces)))
+    once = format_file(moved)
+    again = parse(Source("b", once))
+    assert again == moved
+    assert format_file(again) == once
+    assert [c.text for c in again.comments] == [c.text for c in moved.comments]
+
+
+def canonical(text: str) -> str:
+    return format_file(parse(Source("a", text)))
+
+
+def test_style() -> None:
+    """What the canonical layout is; the blank lines are the author's."""
+    assert canonical((CASES / "style.rules").read_text()) == (CASES / "style.formatted.rules").read_text()
+
+
+def test_short_rules_stand_on_one_line_whoever_wrote_them() -> None:
+    short = "device d {\n  rule f { match Relu(x) as y   quant x, y: u8 }\n}\n"
+    assert canonical("device d {rule f {\nmatch Relu(x) as y\nquant x, y: u8}}") == short
+    assert canonical(short) == short
+    assert canonical("device d { rule f { match Relu(x) # why\n } }") == (
+        "device d {\n  rule f {\n    match Relu(x)  # why\n  }\n}\n"
+    )
+
+
+def test_graphs_are_left_byte_for_byte() -> None:
+    graph = 'graph {  g(float[1] x)\t=> (float[1] y)\n{ y =  Relu (x)\n\n\n   # "no remark"\n} \t}'
+    assert canonical(f'test "t" {{{graph}\n expect float y}}') == f'test "t" {{\n  {graph}\n  expect float y\n}}\n'
