@@ -44,24 +44,26 @@ class Match:
 
 @dataclass(slots=True)
 class Trail:
-    """The deepest place that a walk reached, and why it ended there. ``steps`` counts matched nodes."""
+    """The deepest place that a walk reached, and why it ended there. ``steps`` counts matched nodes; ``whole``: nothing but
+    a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth."""
 
     steps: int = -1
     reason: str = ""
     at: Span | None = None
     found: str = ""  # what stood where an operator was wanted
     wanted: frozenset[str] = frozenset()
+    whole: bool = False
 
-    def stop(self, steps: int, reason: str, at: Span) -> None:
-        if steps > self.steps:
-            self.steps, self.reason, self.at, self.found = steps, reason, at, ""
+    def stop(self, steps: int, reason: str, at: Span, whole: bool = False) -> None:
+        if (steps, whole) > (self.steps, self.whole):
+            self.steps, self.reason, self.at, self.found, self.whole = steps, reason, at, "", whole
 
     def stop_before(self, steps: int, words: str, found: str, wanted: frozenset[str], at: Span) -> None:
         """An operator is not there. ``words`` have ``{found}`` and ``{wanted}``; alternatives of one step are told together."""
         if steps == self.steps and found == self.found:
             self.wanted |= wanted
         elif steps > self.steps:
-            self.steps, self.at, self.found, self.wanted = steps, at, found, wanted
+            self.steps, self.at, self.found, self.wanted, self.whole = steps, at, found, wanted, False
         else:
             return
         self.reason = words.format(found=found, wanted=_one_of(self.wanted))
@@ -436,7 +438,7 @@ class Matcher:
                     if trail is not None:
                         reason = why_not(require.condition, environment)
                         words = f"{require.reason} ({reason})" if require.reason else reason
-                        trail.stop(len(state.nodes), words, require.span)
+                        trail.stop(len(state.nodes), words, require.span, whole=True)
                     return None
         return Match(state.nodes, bindings, result)
 

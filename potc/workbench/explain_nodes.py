@@ -106,7 +106,7 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
     parts: list[PartAnswer] = []
     missed = {part.program.device: nearest(examined, part, node) for part in examined.parts}
     if kernel is None:
-        reasons = _decided(examined, name, [m for misses in missed.values() for m in misses])
+        reasons = _decided(examined, node, [m for misses in missed.values() for m in misses])
     told = {(r.rule, r.place) for r in reasons}
     for part in examined.parts:
         others = [*lost(examined, part, node, kernel), *_reasons(examined, missed[part.program.device], node)]
@@ -122,7 +122,7 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
                 part_rule.qualified if part_rule is not None else taken,
                 _place_of(examined, part_rule, kernel),
                 tuple(_captures(examined, part, candidate, kernel)),
-                not_larger(part, candidate) if candidate is not None else None,
+                not_larger(examined, part, candidate) if candidate is not None else None,
                 kept,
             )
         )
@@ -140,14 +140,22 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
     )
 
 
-def _decided(examined: Examined, name: str, missed: list[Miss]) -> list[Reason]:
-    """What the plan says of a node in float. Reasons that are misses stand in the order of how near they came."""
+def _decided(examined: Examined, node: int, missed: list[Miss]) -> list[Reason]:
+    """What the plan says of a node in float; of rules that missed it, what stopped them, in the order of how near they came."""
+    name = examined.snapshot.names[node]
     left = examined.left_of.get(name)
     if left is None:
         return [Reason("", "", _no_float(examined, name))]
-    order = {(m.rule.qualified, m.span.place): i for i, m in enumerate(sorted(missed, key=lambda m: m.order))}
-    found = [Reason(r.rule, r.place, r.reason, name) for r in left.reasons]
-    return sorted(found, key=lambda r: order.get((r.rule, r.place), -1))
+    near = {m.rule.qualified: m for m in sorted(missed, key=lambda m: m.order)[::-1]}
+    order = {rule: i for i, rule in enumerate(sorted(near, key=lambda rule: near[rule].order))}
+    found: list[Reason] = []
+    for told in left.reasons:
+        miss = near.get(told.rule)
+        general = miss is not None and told.place in (miss.rule.span.place, miss.span.place)
+        found.append(
+            _reason(examined, miss, node) if miss and general else Reason(told.rule, told.place, told.reason, name)
+        )
+    return sorted(dict.fromkeys(found), key=lambda r: order.get(r.rule, -1))
 
 
 def _no_float(examined: Examined, name: str) -> str:
@@ -158,10 +166,14 @@ def _no_float(examined: Examined, name: str) -> str:
 
 
 def _reasons(examined: Examined, misses: tuple[Miss, ...], node: int) -> Iterator[Reason]:
-    names = examined.snapshot.names
-    for miss in misses:
-        at = "" if miss.anchor == node else f"from {names[miss.anchor]}: "
-        yield Reason(miss.rule.qualified, miss.span.place, f"{at}{miss.words}", names[miss.anchor])
+    return (_reason(examined, miss, node) for miss in misses)
+
+
+def _reason(examined: Examined, miss: Miss, node: int) -> Reason:
+    """A miss in words; those that were tried from another node say from which."""
+    anchor = examined.snapshot.names[miss.anchor]
+    at = "" if miss.anchor == node else f"from {anchor}: "
+    return Reason(miss.rule.qualified, miss.span.place, f"{at}{miss.words}", anchor)
 
 
 # ---------------------------------------------------------------------------------------------- the kernel

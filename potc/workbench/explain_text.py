@@ -58,6 +58,8 @@ def _node(answer: NodeAnswer) -> Iterator[str]:
     for part in answer.parts:
         indent = "  "
         if len(answer.parts) > 1:
+            if not (part.captured or part.larger or part.others or part.place):
+                continue
             yield f"  on {part.device}{f': {part.rule} ({part.place})' if part.place else ''}"
             indent = "    "
         yield from _aligned([_captured(c) for c in part.captured], indent)

@@ -17,19 +17,19 @@ FARTHEST = 8  # edges; what a pattern takes along from farther away is not looke
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A rule whose walk from ``anchor`` stopped. ``steps``: matched nodes; ``last``: at a requirement of the whole match."""
+    """A rule whose walk from ``anchor`` stopped. ``steps``: matched nodes; ``whole``: only a requirement failed."""
 
     rule: Rule
     anchor: int
     steps: int
-    last: bool
+    whole: bool
     words: str
     span: Span
 
     @property
     def order(self) -> tuple[int, bool, str]:
         """Nearest first: deepest, then those that stopped at the very end, then by name."""
-        return (-self.steps, not self.last, self.rule.qualified)
+        return (-self.steps, not self.whole, self.rule.qualified)
 
 
 def nearest(examined: Examined, part: Part, node: int) -> tuple[Miss, ...]:
@@ -56,8 +56,7 @@ def miss_at(rule: Rule, matcher: Matcher, anchor: int, node: int) -> Miss | None
     if not trail.reason or trail.steps < longest:
         return None
     span = trail.at or rule.span
-    last = any(span == require.span for require in rule.requires)
-    return Miss(rule, anchor, trail.steps, last, trail.reason, span)
+    return Miss(rule, anchor, trail.steps, trail.whole, trail.reason, span)
 
 
 def _anchors(examined: Examined, rule: Rule, matcher: Matcher, node: int) -> list[int]:
@@ -118,15 +117,31 @@ def _longest(parts: Sequence[PatternNode | Step | Pattern]) -> int:
     return total
 
 
-def not_larger(part: Part, candidate: Candidate) -> Reason | None:
+def not_larger(examined: Examined, part: Part, candidate: Candidate) -> Reason | None:
     """Why a match is not larger than it is; None where its pattern has nothing more to take."""
     rule, size = candidate.rule, len(candidate.match.nodes)
+    nodes = set(candidate.match.nodes)
+    larger = (c for c in part.candidates if c.rule is rule and nodes < set(c.match.nodes))
+    alone = max(larger, key=lambda c: len(c.match.nodes), default=None)
+    if alone is not None:  # the rule could take more; other parts, or other kernels, have a say
+        together = ", ".join(examined.snapshot.names[n] for n in alone.match.nodes)
+        without = [p.program.device for p in examined.parts if p is not part and not _has(p, alone)]
+        why = (
+            f"; {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no kernel of these" if without else ""
+        )
+        words = f"{part.program.device} alone could take {together}{why}"
+        return Reason(rule.qualified, rule.span.place, words)
     if size >= max(len(way.nodes) + _longest(way.tail) for way in rule.pattern.ways):
         return None
     trail = part.finder.replay(candidate)
     if not trail.reason or trail.steps < size:
         return None
     return Reason(rule.qualified, (trail.at or rule.span).place, trail.reason)
+
+
+def _has(part: Part, candidate: Candidate) -> bool:
+    nodes = set(candidate.match.nodes)
+    return any(set(c.match.nodes) == nodes and not c.rule.is_float for c in part.candidates)
 
 
 def lost(examined: Examined, part: Part, node: int, kernel: Kernel | None) -> tuple[Reason, ...]:

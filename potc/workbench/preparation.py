@@ -83,6 +83,8 @@ def what_became_of_tensor(examined: Examined, before: Before, tensor: str) -> Go
                 own = f"{change.tensor}/"
                 instead = tuple(t for t in examined.snapshot.tensors if t.startswith(own)) or instead
                 words = f"went into what {change.rewrite} made of {', '.join(change.nodes)}"
+            elif tensor == change.tensor:
+                words = f"has another name since {change.rewrite} removed {', '.join(change.nodes)}"
             else:
                 words = f"was inside of what {change.rewrite} rewrote: {', '.join(change.nodes)}"
             return GoneAnswer("tensor", tensor, words, change.rewrite, change.place, instead)
@@ -114,8 +116,8 @@ def _successors(examined: Examined, before: Before, change: Change) -> tuple[str
         position, current = later[-1]
     sources = [name for node in current.nodes if node in before.nodes for name in before.nodes[node].input]
     kept = [snapshot.tensor_ids[name] for name in sources if name in snapshot.tensor_ids]
-    makers = (snapshot.producer[t] for t in kept)
-    return tuple(dict.fromkeys(snapshot.names[m] for m in makers if m >= 0))[:1]
+    makers = tuple(snapshot.names[snapshot.producer[t]] for t in kept if snapshot.producer[t] >= 0)
+    return (makers or tuple(snapshot.tensors[t] for t in kept))[:1]
 
 
 def _without_rewrite(examined: Examined, before: Before, node: NodeProto) -> tuple[str, tuple[str, ...]]:
