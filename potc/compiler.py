@@ -23,7 +23,7 @@ from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.calibrate import Ranges, calibrate
 from potc.quantize.lower import lower
-from potc.quantize.params import Params, RangeSettings, solve_params
+from potc.quantize.params import Params, QuantParams, RangeSettings, solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
 from potc.quantize.solve import solve
@@ -121,7 +121,14 @@ def saturates(program: Program) -> bool:
 
 
 def opset_for(params: Params) -> int:
-    """The lowest ONNX opset whose QuantizeLinear and DequantizeLinear know the chosen types: 13, or 21 for all but 8-bit."""
-    chosen = [*params.activations, *params.constants]
-    # Per-channel scales came with opset 13, 16-bit and 4-bit storage with 21; int32 (biases) was there from the start.
-    return 13 if all(p.qtype.bits in (8, 32) for p in chosen) else 21
+    """The lowest ONNX opset whose QuantizeLinear and DequantizeLinear know the chosen types, at least 13."""
+    return max((_opset_of(p) for p in (*params.activations, *params.constants)), default=13)
+
+
+def _opset_of(params: QuantParams) -> int:
+    """Per-channel scales came with opset 13, 8-bit floats with 19, 16 bits, 4 bits and blocks with 21, 2 bits with 25."""
+    if params.qtype.bits == 2:
+        return 25
+    if params.block is not None or params.qtype.bits in (4, 16):
+        return 21
+    return 19 if params.qtype.floating else 13  # int32 (biases) was there from the start

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from potc.diagnostics.source import Span
 from potc.language import syntax
 from potc.language.expression import Environment, ExpressionError, evaluate
-from potc.language.program import Alternatives, Granularity, QType
+from potc.language.program import INTEGERS, LARGEST_FLOAT, Alternatives, Granularity, QType, storage_limits
 from potc.language.scope import Scope
 
 MAX_TYPES = 64
@@ -77,11 +77,16 @@ class Formats:
 
     def _form(self, form: syntax.TypeForm) -> QType | None:
         storage = form.storage
-        if storage[0] not in "iu":
-            self.scope.not_supported(f"quantizing to `{storage}`", form.span, "use an integer type")
+        if storage not in INTEGERS and storage not in LARGEST_FLOAT:
+            if storage[0] in "iu":
+                message = f"ONNX does not quantize to `{storage}`"
+                help_ = "use 2 to 16 bits; `i32` for biases and accumulators"
+            else:
+                message = f"`{storage}` is what a model computes in: it has no scale, so nothing is quantized to it"
+                help_ = "write `none` for a tensor that stays in float, or use `f8e4m3` or `f8e5m2`"
+            self.scope.error("impossible-type", message, form.span, help_)
             return None
-        bits, signed = int(storage[1:]), storage[0] == "i"
-        lowest, highest = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        lowest, highest = storage_limits(storage)
         low, high = form.limits or (lowest, highest)
         if not lowest <= low < high <= highest:
             self.scope.error(
@@ -91,7 +96,7 @@ class Formats:
                 "give a range inside, the lower end first",
             )
             return None
-        return self._modified(QType(storage, low, high, symmetric=signed), form.modifiers, form.span)
+        return self._modified(QType(storage, low, high, symmetric=storage[0] != "u"), form.modifiers, form.span)
 
     def _modified(self, base: QType, modifiers: tuple[syntax.Modifier, ...], at: Span) -> QType | None:
         made: QType | None = base
@@ -118,6 +123,8 @@ class Formats:
             return replace(base, symmetric=modifier.name == "sym")
         if modifier.name == "pow2":
             return replace(base, power_of_two=True)
+        if modifier.name == "shared_zero_point":
+            return replace(base, shared_zero_point=True)
         if modifier.name == "per_tensor":
             return replace(base, granularity=Granularity.PER_TENSOR, axis=None, block=None)
         if modifier.name == "per_channel":
@@ -131,10 +138,7 @@ class Formats:
                 return None
             axis = self._axis("in" if modifier.axis is None else modifier.axis, modifier.span)
             return replace(base, granularity=Granularity.PER_BLOCK, axis=axis, block=modifier.block)
-        if modifier.name == "fixed":
-            return self._fixed(base, modifier)
-        self.scope.not_supported(f"`{modifier.name}`", modifier.span)
-        return None
+        return self._fixed(base, modifier)
 
     def _axis(self, axis: str | int, at: Span) -> str | int:
         known = self.scope.axis_names
@@ -195,6 +199,14 @@ class Formats:
                 "zero-point-out-of-range", f"the zero point of a symmetric type is 0, not {zero}", at, "write `asym`"
             )
             return None
+        if made.power_of_two and made.scale is not None and math.frexp(made.scale)[0] != 0.5:
+            self.scope.error(
+                "fixed-out-of-range",
+                f"the scale {made.scale:g} is no power of two, and the type wants one",
+                at,
+                "give a power of two, or remove `pow2`",
+            )
+            return None
         if made.symmetric and not made.low <= 0 <= made.high:
             self.scope.error(
                 "impossible-type",
@@ -203,4 +215,11 @@ class Formats:
                 "write `asym`, or another range",
             )
             return None
-        return made
+        if made.floating and not made.symmetric:
+            self.scope.error(
+                "impossible-type", f"`{made.storage}` has signed codes about 0, and no zero point", at, "write `sym`"
+            )
+            return None
+        # Where there is one zero point anyway, that has one spelling, so that equal formats are equal.
+        several = not made.symmetric and made.zero_point is None and made.granularity is not Granularity.PER_TENSOR
+        return replace(made, shared_zero_point=made.shared_zero_point and several)

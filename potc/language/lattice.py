@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache, reduce
 
-from potc.language.program import Granularity, QType
+from potc.language.program import Granularity, QType, storage_limits
 
 
 def _granularity(a: QType, b: QType) -> tuple[Granularity, str | int | None, int | None]:
@@ -22,7 +22,7 @@ def meet(a: QType, b: QType) -> QType | None:
 
     Commutative, associative and idempotent. Storage must agree; code ranges intersect; symmetric is below asymmetric,
     per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero
-    point is below a free one. It is exact: a quantizer is one of the result if and only if it is one of both.
+    point is below a free one, one zero point for all scales below several. It is exact: a quantizer is one of the result if and only if it is one of both.
     """
     if a.storage != b.storage:
         return None
@@ -45,6 +45,10 @@ def meet(a: QType, b: QType) -> QType | None:
         power_of_two=a.power_of_two or b.power_of_two,
         scale=next(iter(scales), None),
         zero_point=next(iter(zero_points), None),
+        shared_zero_point=(a.shared_zero_point or b.shared_zero_point)
+        and not symmetric
+        and granularity is not Granularity.PER_TENSOR
+        and not zero_points,
     )
 
 
@@ -131,9 +135,7 @@ def meet_lists(*lists: tuple[QType, ...]) -> tuple[QType, ...]:
 
 def spell(qtype: QType) -> str:
     """A format as rules write it: ``i8[-127..127] sym per_channel(out)``."""
-    signed = qtype.storage[0] == "i"
-    bits = qtype.bits
-    full = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    full = storage_limits(qtype.storage)
     words = [qtype.storage if (qtype.low, qtype.high) == full else f"{qtype.storage}[{qtype.low}..{qtype.high}]"]
     words.append("sym" if qtype.symmetric else "asym")
     if qtype.granularity is Granularity.PER_TENSOR:
@@ -142,6 +144,8 @@ def spell(qtype: QType) -> str:
         words.append("per_channel" if qtype.axis is None else f"per_channel({qtype.axis})")
     else:
         words.append(f"per_block({qtype.axis}, {qtype.block})")
+    if qtype.shared_zero_point:
+        words.append("shared_zero_point")
     if qtype.power_of_two:
         words.append("pow2")
     fixed = [

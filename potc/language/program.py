@@ -61,6 +61,8 @@ class QType:
         return 8 if self.floating else int(self.storage[1:])
 
 
+# What a quantized tensor can be stored as: what QuantizeLinear makes, and int32 for biases and accumulators.
+INTEGERS = frozenset({"u2", "i2", "u4", "i4", "u8", "i8", "u16", "i16", "i32"})
 # The largest finite value of each float storage. Source: the ONNX specification, "Float stored in 8 bits".
 LARGEST_FLOAT: Mapping[str, int] = {"f8e4m3": 448, "f8e5m2": 57344}
 

@@ -127,6 +127,7 @@ def _agreed(joint: Joint, offers: list[_Offer | None]) -> ConstantQuantizer | No
         made[0],
         types=listed(types),
         axis=min((m.axis for m in made if m.axis is not None), default=None),
+        axes=tuple(sorted({entry for m in made for entry in m.axes}, key=str)),
         factors=next(iter(factors), ()),
         lanes=tuple(sorted(lanes, key=lambda lane: (lane.storage, lane.lanes, lane.order))),
         origins=tuple(dict.fromkeys(origin for m in made for origin in m.origins)),
@@ -228,7 +229,8 @@ def _constant(
         node=snapshot.names[bound.node],
         port=bound.port,
         types=listed(order),
-        axis=axes[types[0]],
+        axis=next((axes[t] for t in types if axes[t] is not None), None),
+        axes=_several(types, axes),
         role=role,
         factors=_factors(joint, candidate, statement, branch.derived, placed, index),
         lanes=_all_lanes(rule.accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
@@ -250,6 +252,12 @@ def choose_branch(choice: Choice, environment: MatchEnvironment) -> Choice:
             return current
         current = current.otherwise
     return Choice(Alternatives((), True, choice.alternatives.span))
+
+
+def _several(types: tuple[QType, ...], axes: Mapping[QType, int | None]) -> tuple[tuple[str | int, int], ...]:
+    """What types call their axes, where those are not all one axis."""
+    named = {(t.axis, number) for t in types if t.axis is not None and (number := axes[t]) is not None}
+    return tuple(sorted(named, key=str)) if len({number for _, number in named}) > 1 else ()
 
 
 def _axis(qtype: QType, bound: Bound, snapshot: Snapshot, scope: Scope, rank: int) -> int | None:

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from potc.graph.envelope import through_graphsurgeon
 from potc.graph.model import Model
 from potc.quantize.params import Params, QuantParams
 from potc.quantize.plan import ConstantQuantizer, Insertion, Plan
+from potc.quantize.scale import FLOATS
 
 STORAGE: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(helper.tensor_dtype_to_np_dtype(kind))
@@ -33,6 +35,9 @@ STORAGE: Mapping[str, np.dtype[Any]] = {
         "u16": TensorProto.UINT16,
         "i16": TensorProto.INT16,
         "i32": TensorProto.INT32,
+        "u2": TensorProto.UINT2,
+        "i2": TensorProto.INT2,
+        **FLOATS,
     }.items()
 }
 
@@ -41,6 +46,11 @@ def lower(model: Model, plan: Plan, params: Params) -> onnx.ModelProto:
     """The quantized model. Every inserted node is named after its tensor and carries the rule that asked for it."""
     editor = _Editor(plan, params)
     return through_graphsurgeon(model.proto, editor.edit)
+
+
+def _constant(name: str, values: np.ndarray) -> gs.Constant:
+    """A constant of any storage: onnx packs what is smaller than a byte, graphsurgeon would not."""
+    return gs.Constant(name, LazyValues(numpy_helper.from_array(values, name)))
 
 
 class _Editor:
@@ -77,7 +87,7 @@ class _Editor:
         zero_point = np.asarray(params.zero_point).astype(STORAGE[params.qtype.storage])
         return [
             gs.Constant(self._fresh(f"{name}/scale"), np.asarray(params.scale, np.float32)),
-            gs.Constant(self._fresh(f"{name}/zero_point"), zero_point),
+            _constant(self._fresh(f"{name}/zero_point"), zero_point),
         ]
 
     def _store(self, graph: gs.Graph, node: gs.Node, constant: ConstantQuantizer, index: int) -> None:
@@ -85,16 +95,18 @@ class _Editor:
         params, codes = self._params.constants[index], self._params.codes[index]
         key = (
             constant.tensor,
-            b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), str(params.axis).encode())),
+            b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), f"{params.axis} {params.block}".encode())),
         )
         output = self._stored.get(key)
         if output is None:
             old = node.inputs[constant.port]
-            stored = gs.Constant(
+            stored = _constant(
                 self._fresh(f"{constant.tensor}/codes"), np.asarray(codes, STORAGE[params.qtype.storage])
             )
             output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), np.float32, old.shape)
             attributes = {} if params.axis is None else {"axis": params.axis}
+            if params.block is not None:
+                attributes["block_size"] = params.block
             graph.nodes.append(
                 gs.Node(
                     "DequantizeLinear",

@@ -13,6 +13,7 @@ import numpy as np
 
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity, QType
+from potc.quantize.blocks import block_limits, spread
 from potc.quantize.calibrate import Ranges
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
@@ -29,13 +30,15 @@ BIAS_LIMIT = 1 << 30  # half of int32: the other half is for the products that a
 @dataclass(frozen=True, slots=True)
 class QuantParams:
     """``scale``: float32, a scalar array or [C] along ``axis``. ``zero_point``: same shape, dtype of the storage
-    (int8 and uint8 for 4 bits).
+    (int8 and uint8 for 4 and 2 bits). ``block``: how many elements along ``axis`` have one scale; the scale then has the
+    shape that ``blocks`` describes.
     """
 
     qtype: QType
     scale: np.ndarray
     zero_point: np.ndarray
     axis: int | None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,31 +189,39 @@ def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSe
         )
     types = _legal(constant.types, float(values.min(initial=0.0)))
     saturates = any(lane.lanes > 1 for lane in constant.lanes)
-    if saturates:  # only codes that shrink towards 0 with a larger scale can be made safe
-        types = tuple(t for t in types if t.symmetric and not t.zero_point)
+    if saturates:  # only codes that shrink towards 0 with a larger scale of their own channel can be made safe
+        types = tuple(
+            t
+            for t in types
+            if t.floating or (t.symmetric and not t.zero_point and t.granularity is not Granularity.PER_BLOCK)
+        )
     if not types:
-        why = "could saturate an accumulator: that needs a symmetric type" if saturates else "has negative values"
+        why = (
+            "could saturate an accumulator: that needs a symmetric type without blocks"
+            if saturates
+            else "has negative values"
+        )
         code = "saturating-accumulator" if saturates else "no-legal-type"
         raise reject(code, f"`{constant.tensor}` {why}, and no such type is allowed", node=constant.node)
     qtype = types[-1] if settings.preset == "accuracy" else types[0]
-    if qtype.granularity is Granularity.PER_BLOCK:
-        raise reject("unsupported-type", f"`{constant.tensor}`: scales per block are not supported", node=constant.node)
-    axis = constant.axis if qtype.granularity is Granularity.PER_CHANNEL else None
-    low, high = _limits(values, axis)
+    axis = constant.axis_of(qtype)
+    block = qtype.block if axis is not None else None
+    low, high = _limits(values, axis, block)
     scale, zero_point = range_params(low, high, qtype)
-    solved = _Constant(
-        constant, values, QuantParams(qtype, scale, zero_point, axis), _which(qtype, types, settings.preset)
-    )
-    return _narrowed(solved)
+    params = QuantParams(qtype, scale, zero_point, axis, block)
+    return _narrowed(_Constant(constant, values, params, _which(qtype, types, settings.preset)))
 
 
-def _limits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Extremes per channel in float64. A channel of zeros takes those of the whole tensor, so that its scale means
+def _limits(values: np.ndarray, axis: int | None, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Extremes per channel or block in float64. A channel of zeros takes those of the whole tensor, so that its scale means
     something.
     """
-    others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
-    low = np.asarray(values.min(axis=others, initial=0.0), np.float64)
-    high = np.asarray(values.max(axis=others, initial=0.0), np.float64)
+    if axis is not None and block is not None:
+        low, high = block_limits(values, axis, block)
+    else:
+        others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
+        low = np.asarray(values.min(axis=others, initial=0.0), np.float64)
+        high = np.asarray(values.max(axis=others, initial=0.0), np.float64)
     dead = (low == 0) & (high == 0)
     return np.where(dead, low.min(initial=0.0), low), np.where(dead, high.max(initial=0.0), high)
 
@@ -218,7 +229,7 @@ def _limits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarra
 def _narrowed(solved: _Constant) -> _Constant:
     """Scales grow where neighbouring products could saturate (see narrow.py)."""
     constant, params = solved.constant, solved.params
-    if not constant.lanes:
+    if not constant.lanes or params.qtype.floating or params.block is not None:
         return solved
     narrowing = narrow(solved.values, params.scale, params.axis, constant.lanes, ACTIVATION_SPAN)
     if narrowing.overflow:
@@ -258,6 +269,12 @@ def _derived(
     qtype = constant.types[0]
     limit = min(BIAS_LIMIT, qtype.high, -qtype.low)
     held = [found[i] for kind, i in constant.factors if kind == "constant"]
+    for factor in held:
+        if factor.params.block is not None:
+            message = (
+                f"the scale of `{constant.tensor}` is derived from `{factor.constant.tensor}`, which has one per block"
+            )
+            raise reject("unsupported-type", message, node=constant.node, help="let the bias stay float by `none`")
     product = np.float64(1.0)
     for kind, index in constant.factors:
         product = product * (activations[index] if kind == "activation" else found[index].params).scale.astype(
@@ -307,7 +324,7 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
     scale = after.astype(np.float32)
     scale = np.where(scale < after, np.nextafter(scale, np.float32(np.inf)), scale).astype(np.float32)
     zero_point = owner.params.zero_point
-    if not is_symmetric(owner.params.qtype):
+    if not is_symmetric(owner.params.qtype) and not owner.params.qtype.shared_zero_point:
         low, high = _limits(owner.values, owner.params.axis)
         _, zero_point = range_params(low, high, replace(owner.params.qtype, scale=None), scale)
     owner.params = replace(owner.params, scale=scale, zero_point=zero_point)
@@ -324,6 +341,8 @@ def _codes(solved: _Constant) -> np.ndarray:
     codes = quantize(values, params)
     if not solved.constant.lanes or not is_symmetric(params.qtype) or not codes.size:
         return codes
+    if params.qtype.floating or params.block is not None:
+        return codes
     # The narrowest lanes decide which codes may move; with one lane per sum any may.
     lanes = max(solved.constant.lanes, key=lambda a: a.lanes)
     bounds = (params.qtype.low, params.qtype.high)
@@ -334,7 +353,7 @@ def _correct(correction: Correction, ranges: Ranges, found: Sequence[_Constant],
     """Codes of a bias that also carries the mean of its kernel's rounding error."""
     mean = ranges.means.get(correction.tensor, ChannelMean()).mean
     weight, bias = found[correction.weight], found[correction.bias]
-    if mean is None or weight.params.axis is None:
+    if mean is None or weight.params.axis is None or weight.params.block is not None:
         return
     error = weight.values - dequantize(codes[correction.weight], weight.params).astype(np.float64)
     shift = mean_shift(error, weight.params.axis, correction.summed, mean)
@@ -349,7 +368,9 @@ def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:
     type's limits, as ONNX QuantizeLinear defines it. Values must be finite.
     """
     scale, zero_point = _aligned(values, params)
-    codes = np.rint(values.astype(np.float64) / scale) + zero_point
+    codes = values.astype(np.float64) / scale
+    if not params.qtype.floating:  # numpy rounds to the grid of a float storage, to even as well
+        codes = np.rint(codes) + zero_point
     return np.clip(codes, params.qtype.low, params.qtype.high).astype(storage_dtype(params.qtype.storage))
 
 
@@ -361,7 +382,14 @@ def dequantize(codes: np.ndarray, params: QuantParams) -> np.ndarray:
 
 def _aligned(values: np.ndarray, params: QuantParams) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point in float64, shaped to broadcast against ``values``."""
+    scale, zero_point = params.scale.astype(np.float64), params.zero_point.astype(np.float64)
+    if params.axis is not None and params.block is not None:
+        length = values.shape[params.axis]
+        return (
+            spread(scale, params.axis, params.block, length),
+            spread(zero_point, params.axis, params.block, length),
+        )
     shape = [1] * values.ndim
     if params.axis is not None:
         shape[params.axis] = -1
-    return params.scale.astype(np.float64).reshape(shape), params.zero_point.astype(np.float64).reshape(shape)
+    return scale.reshape(shape), zero_point.reshape(shape)

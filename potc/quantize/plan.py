@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potc.language.program import QType
+from potc.language.program import Granularity, QType
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class Lanes:
 class ConstantQuantizer:
     """A constant input of one node that is stored as integers behind a DequantizeLinear.
 
-    ``axis``: the channel axis (0 <= axis < rank), None for per-tensor. ``factors``: for a bias, the inputs of the same
+    ``axis``: the axis of the scales of the first type that has several (0 <= axis < rank), None for per-tensor; ``axes``:
+    what types call their axes, and which those are, where they are not all one. ``factors``: for a bias, the inputs of the same
     kernel whose scales multiply to this one's: activations as quantizer ids, constants as indices into
     ``Plan.constants``.
     """
@@ -72,6 +73,13 @@ class ConstantQuantizer:
     factors: tuple[tuple[str, int], ...]  # ("activation", quantizer id) | ("constant", index)
     lanes: tuple[Lanes, ...]
     origins: tuple[Origin, ...]
+    axes: tuple[tuple[str | int, int], ...] = ()
+
+    def axis_of(self, qtype: QType) -> int | None:
+        """The axis along which a type has its scales; None where it has one scale."""
+        if qtype.granularity is Granularity.PER_TENSOR:
+            return None
+        return next((axis for name, axis in self.axes if name == qtype.axis), self.axis)
 
 
 @dataclass(frozen=True, slots=True)

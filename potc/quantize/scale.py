@@ -6,17 +6,24 @@ one is that of the int8 scheme in "Integer quantization for deep learning infere
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
+from onnx import TensorProto, helper
 
 from potc.language.program import QType
 
+FLOATS: Mapping[str, int] = {"f8e4m3": TensorProto.FLOAT8E4M3FN, "f8e5m2": TensorProto.FLOAT8E5M2}
 SMALLEST_NORMAL = 2.0**-126
 SMALLEST_SCALE = 2.0**-63  # the product of two scales is still a normal float32, so no bias scale vanishes
 ROUNDING = 2.0**-20  # a range that sticks out by no more than this (relative) does so only because of rounding
 
 
 def storage_dtype(storage: str) -> np.dtype:
-    """Numpy's type for "u8", "i16", ...; types below 8 bits are held in 8."""
+    """Numpy's type for "u8", "i16", "f8e4m3", ...; integers below 8 bits are held in 8."""
+    if storage in FLOATS:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(FLOATS[storage]))
     return np.dtype(f"{'int' if storage[0] == 'i' else 'uint'}{max(8, int(storage[1:]))}")
 
 
@@ -38,6 +45,8 @@ def range_params(
       unsigned with z = 0: scale = high / type.high;
     - zero point fixed off the centre: the smallest scale that covers both ends;
     - asymmetric: scale = (high - low) / (type.high - type.low), zero point = round(type.low - low / scale), clamped;
+    - one zero point for all scales: the mean of the zero points that each would have, rounded; then the smallest scales
+      that cover their ends around it;
     - ``power_of_two``: the next 2**k above;
     - a scale fixed by the type, or given as ``scale``, is kept.
 
@@ -50,6 +59,8 @@ def range_params(
     if qtype.symmetric and not qtype.signed and not qtype.zero_point:
         low = np.zeros_like(low)  # an estimate below 0 of a tensor that has no negative value
     high = np.where((low == 0) & (high == 0), 1.0, high)
+    if qtype.shared_zero_point:
+        qtype = replace(qtype, shared_zero_point=False, zero_point=_shared_zero_point(low, high, qtype))
     if qtype.scale is not None:
         exact = np.full(np.shape(high), qtype.scale, np.float64)
     elif scale is not None:
@@ -65,6 +76,15 @@ def range_params(
     if qtype.scale is None and scale is None and not qtype.power_of_two:
         rounded = _inside(rounded, zero_point, low, high, qtype)
     return np.asarray(rounded, np.float32), np.asarray(zero_point).astype(storage_dtype(qtype.storage))
+
+
+def _shared_zero_point(low: np.ndarray, high: np.ndarray, qtype: QType) -> int:
+    """One zero point for many scales; it leaves room on the sides where there are values."""
+    own = qtype.scale if qtype.scale is not None else np.maximum(_exact_scale(low, high, qtype), SMALLEST_SCALE)
+    mean = float(np.mean(qtype.low - low / own)) if np.size(low) else float(qtype.low)
+    lowest = qtype.low + bool(np.any(low < 0))
+    highest = qtype.high - bool(np.any(high > 0))
+    return int(np.clip(np.rint(mean), lowest, highest))
 
 
 def _fixed_zero(qtype: QType) -> int | None:

@@ -17,6 +17,8 @@ def qtypes(draw: st.DrawFn) -> QType:
     symmetric = draw(st.booleans())
     low = draw(st.sampled_from([-128, -127, -64])) if signed else 0
     high = draw(st.sampled_from([127, 63])) if signed else draw(st.sampled_from([255, 127]))
+    zero_point = None if symmetric else draw(st.sampled_from([None, 5, low or high]))
+    several = granularity is not Granularity.PER_TENSOR and not symmetric and zero_point is None
     return QType(
         storage="i8" if signed else "u8",
         low=low,
@@ -27,8 +29,13 @@ def qtypes(draw: st.DrawFn) -> QType:
         block=32 if granularity is Granularity.PER_BLOCK else None,
         power_of_two=draw(st.booleans()),
         scale=draw(st.sampled_from([None, 0.5])),
-        zero_point=None if symmetric else draw(st.sampled_from([None, 5, low or high])),
+        zero_point=zero_point,
+        shared_zero_point=several and draw(st.booleans()),
     )
+
+
+def has_one_zero_point(t: QType) -> bool:
+    return t.shared_zero_point or t.symmetric or t.zero_point is not None or t.granularity is Granularity.PER_TENSOR
 
 
 @given(qtypes())
@@ -58,6 +65,8 @@ def test_never_allows_what_one_forbids(a: QType, b: QType) -> None:
             assert both.symmetric or not one.symmetric
             assert one.scale is None or both.scale == one.scale
             assert one.zero_point is None or both.zero_point == one.zero_point
+            assert has_one_zero_point(both) or not has_one_zero_point(one)
+            assert not (both.shared_zero_point and (both.symmetric or both.zero_point is not None))
 
 
 LISTS = st.lists(qtypes(), max_size=4).map(tuple)
