@@ -22,7 +22,8 @@ def meet(a: QType, b: QType) -> QType | None:
 
     Commutative, associative and idempotent. Storage must agree; code ranges intersect; symmetric is below asymmetric,
     per-tensor below per-channel below per-block (scales along different axes meet in one per tensor); a fixed scale or zero
-    point is below a free one, one zero point for all scales below several. It is exact: a quantizer is one of the result if and only if it is one of both.
+    point is below a free one, one zero point for all scales below several. It is exact: a quantizer is one of the result
+    if and only if it is one of both.
     """
     if a.storage != b.storage:
         return None
