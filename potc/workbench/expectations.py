@@ -248,9 +248,8 @@ def written(types: Iterable[QType]) -> str:
 def _written(qtype: QType) -> str:
     fixed = []
     if qtype.scale is not None:
-        fraction = Fraction(qtype.scale)
-        exact = fraction.denominator <= 1 << 16
-        fixed.append(f"scale = {fraction if exact else repr(qtype.scale)}")
+        fraction = Fraction(qtype.scale).limit_denominator(1 << 16)
+        fixed.append(f"scale = {fraction if float(fraction) == qtype.scale else repr(qtype.scale)}")
     if qtype.zero_point is not None:
         fixed.append(f"zero_point = {qtype.zero_point}")
     return spell(replace(qtype, scale=None, zero_point=None)) + (f" fixed({', '.join(fixed)})" if fixed else "")
@@ -355,8 +354,12 @@ def _why_other(rule: str, node: int, found: Found) -> tuple[Origin, ...]:
 
 def _nothing_makes(expect: Expect, name: str, found: Found) -> Failure:
     gone = _gone(name, found)
-    words = "is no longer in the graph" if gone is not None else "is an input or a weight: no node makes it"
-    return Failure(expect, "a node that makes it", f"`{name}` {words}", (gone,) if gone is not None else (), None)
+    if gone is None:
+        words, help_ = "is an input or a weight: no node makes it", "name a tensor that a node makes"
+    else:
+        words, help_ = "is no longer in the graph", "name a tensor that is left after the rewrites"
+    reasons = (gone,) if gone is not None else ()
+    return Failure(expect, "", f"`{name}` {words}", reasons, None, "invalid-test", help_)
 
 
 def _maker(name: str, found: Found) -> int:

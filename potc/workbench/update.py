@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from potc.diagnostics.source import Span
 from potc.workbench.run_tests import Outcome
 
 
-def updated(data: bytes, outcomes: Iterable[Outcome]) -> bytes:
+def updated(data: bytes, outcomes: Sequence[Outcome]) -> bytes:
     """The bytes of a rule file with its failed expectations replaced.
 
     An expectation of several devices is replaced only if all of them found the same; those of tests that are themselves
@@ -32,7 +32,7 @@ def updated(data: bytes, outcomes: Iterable[Outcome]) -> bytes:
     return "".join((*pieces, text[done:])).encode()
 
 
-def _edits(outcomes: Iterable[Outcome]) -> Mapping[Span, tuple[str, ...]]:
+def _edits(outcomes: Sequence[Outcome]) -> Mapping[Span, tuple[str, ...]]:
     """What comes in place of each failed expectation."""
     wishes: dict[Span, list[tuple[str, ...] | None]] = {}
     for outcome in outcomes:
@@ -45,6 +45,13 @@ def _edits(outcomes: Iterable[Outcome]) -> Mapping[Span, tuple[str, ...]]:
         first = mine[0]
         if first is not None and first != (_written(span),) and all(w == first for w in mine):
             edits[span] = first
+    for test in dict.fromkeys(outcome.test for outcome in outcomes):
+        told: set[str] = set()
+        for expect in test.expects:
+            fresh = tuple(s for s in edits.get(expect.span, ()) if s not in told)
+            told.update(edits.get(expect.span, (_written(expect.span),)))
+            if expect.span in edits:
+                edits[expect.span] = fresh  # what the test says already is not said again
     return edits
 
 
@@ -55,5 +62,5 @@ def _written(span: Span) -> str:
 def _offsets(text: str) -> list[int]:
     """Offset in the file's own text for each offset of the text as it is read: without a mark in front, lines ended by \\n."""
     start = 1 if text.startswith("\ufeff") else 0
-    kept = [i for i in range(start, len(text)) if not text.startswith("\r\n", i)]
+    kept = [i for i in range(start, len(text)) if text[i] != "\n" or text[i - 1 : i] != "\r"]
     return [*kept, len(text)]
