@@ -31,7 +31,9 @@ COMMANDS = {
     "verify": ("potc.cli.verify", "Check quantized models of any tool against a device."),
     "test": ("potc.cli.test", "Run the tests of rule files."),
     "fmt": ("potc.cli.fmt", "Write rule files in their canonical layout."),
-    "explain": ("potc.cli.explain", "Say what a diagnostic means and what to do about it."),
+    "import": ("potc.cli.import_", "Make a rule file from another tool's description of a device."),
+    "explain": ("potc.cli.explain", "Say what a diagnostic means, or why a model is compiled as it is."),
+    "diff": ("potc.cli.diff", "Compare two models: formats, scales, kernels."),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from potc.language.program import (
     Arg,
@@ -199,7 +200,8 @@ def _short(name: str) -> str:
 def _free(name: str, taken: Mapping[str, str]) -> str:
     """The name, with a number behind it if it is another's already."""
     used = set(taken.values())
-    return next(n for n in (name, *(f"{name}{k}" for k in range(2, 1000))) if n not in used or n == "_")
+    further = (f"{name}{k}" for k in count(2))
+    return name if name not in used or name == "_" else next(n for n in further if n not in used)
 
 
 def _literal(arg: Literal) -> str:
