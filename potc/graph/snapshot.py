@@ -33,6 +33,7 @@ DTYPES: Mapping[int, str] = {
     TensorProto.STRING: "string",
 }
 FLOATS = frozenset({"f32", "f64", "f16", "bf16"})
+SHORT = 256  # bytes of attributes that are kept as they are; longer ones are told apart by a hash
 OUTER = -1  # the port by which a nested graph reads a tensor of the main graph
 
 
@@ -61,6 +62,7 @@ class Snapshot:
     graph_inputs: frozenset[int]
     graph_outputs: frozenset[int]
     opset: int
+    attribute_keys: tuple[bytes, ...]  # equal for nodes with equal attributes
     attributes: dict[int, Mapping[str, object]] = field(
         default_factory=dict, repr=False, compare=False
     )  # a cache, by node
@@ -138,7 +140,7 @@ def take_snapshot(proto: onnx.ModelProto) -> Snapshot:
         (*node.input, *outer_reads(node)) if any(a.HasField("g") or a.graphs for a in node.attribute) else node.input
         for node in graph.node
     ]
-    order, depths = _canonical_order(graph, stored, reads)
+    order, depths, keys = _canonical_order(graph, stored, reads)
     tensors: list[str] = []
     ids: dict[str, int] = {}
 
@@ -189,6 +191,7 @@ def take_snapshot(proto: onnx.ModelProto) -> Snapshot:
         initializers={ids[name]: t for name, t in stored.items() if name in ids},
         graph_inputs=frozenset(ids[i.name] for i in graph.input),
         graph_outputs=frozenset(ids[o.name] for o in graph.output if o.name in ids),
+        attribute_keys=tuple(keys[i] for i in order),
         opset=max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0),
     )
 
@@ -219,8 +222,9 @@ def _types(
 
 def _canonical_order(
     graph: onnx.GraphProto, stored: Mapping[str, TensorProto], reads: Sequence[Sequence[str]]
-) -> tuple[list[int], list[int]]:
-    """Node positions sorted by (depth, structural hash, name), and the depth of each position of the file."""
+) -> tuple[list[int], list[int], list[bytes]]:
+    """Node positions sorted by (depth, structural hash, name); of each position of the file, the depth and its
+    attributes."""
     hashes: dict[str, bytes] = {"": b""}
     depth_of: dict[str, int] = {}
     for value in graph.input:
@@ -230,13 +234,18 @@ def _canonical_order(
     for name, tensor in stored.items():
         hashes[name] = f"constant {tensor.data_type} {tuple(tensor.dims)}".encode()
     depths = [0] * len(graph.node)
+    attributes, seen = [b""] * len(graph.node), dict[bytes, bytes]()
     keys: list[tuple[int, bytes, str, int]] = [(0, b"", "", 0)] * len(graph.node)
     for i in _topological(graph, reads):
         node = graph.node[i]
         depth = 1 + max((depth_of.get(name, 0) for name in reads[i]), default=0)
         state = hashlib.blake2b(operator(node).encode(), digest_size=8)
-        for attribute in sorted(node.attribute, key=lambda a: a.name) if len(node.attribute) > 1 else node.attribute:
-            state.update(attribute.SerializeToString(deterministic=True))
+        given = sorted(node.attribute, key=lambda a: a.name) if len(node.attribute) > 1 else node.attribute
+        written = b"".join([attribute.SerializeToString(deterministic=True) for attribute in given])
+        state.update(written)
+        if len(written) > SHORT:
+            written = hashlib.blake2b(written, digest_size=16).digest()
+        attributes[i] = seen.setdefault(written, written)
         for name in reads[i]:
             state.update(hashes.get(name, b"?") + b"|")
         digest = state.digest()
@@ -245,7 +254,7 @@ def _canonical_order(
             depth_of[name] = depth
         depths[i] = depth
         keys[i] = (depth, digest, node.name, i)
-    return [key[3] for key in sorted(keys)], depths
+    return [key[3] for key in sorted(keys)], depths, attributes
 
 
 def _topological(graph: onnx.GraphProto, reads: Sequence[Sequence[str]]) -> list[int]:

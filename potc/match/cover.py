@@ -14,6 +14,7 @@ from potc.graph.snapshot import Snapshot
 from potc.language.precedence import Precedence
 from potc.language.program import Program, Rule
 from potc.language.variants import is_late
+from potc.match.alike import Alike, Looks, nothing_above, reach, sees_only_looks
 from potc.match.environment import Scope
 from potc.match.match import Match, Matcher, Trail
 
@@ -47,18 +48,32 @@ class Finder:
         self.snapshot = snapshot
         scope = Scope.of(program)
         self._by_op: dict[str, list[tuple[Rule, Matcher]]] = {}
+        self._early: dict[int, bool] = {}  # id of a rule -> looks decide
+        length = 1
         for rule in program.rules:
             early = tuple(r for r in rule.requires if not is_late(r))
             matcher = Matcher(rule.pattern, early, snapshot, scope, program.signatures)
+            self._early[id(rule)] = sees_only_looks(rule.pattern, early)
+            length = max(length, reach(rule.pattern)) if self._early[id(rule)] else length
             for op in sorted(matcher.anchor_ops):
                 self._by_op.setdefault(op, []).append((rule, matcher))
+        self._length = length
 
     def candidates(self) -> list[Candidate]:
+        """Every match of every rule, in no order that means anything."""
         found: list[Candidate] = []
+        snapshot = self.snapshot
+        looks = Looks(snapshot, self._length)
         for op, entries in self._by_op.items():
-            for node in self.snapshot.by_op.get(op, ()):
-                for rule, matcher in entries:
-                    found.extend(Candidate(rule, match) for match in matcher.matches(node))
+            plain = [e for e in entries if self._early[id(e[0])]]
+            rest = [e for e in entries if not self._early[id(e[0])]]
+            alike = Alike(looks, snapshot, tuple(m for _, m in plain))
+            for node in snapshot.by_op.get(op, ()):
+                for k, match in alike.matches(node) if plain else ():
+                    found.append(Candidate(plain[k][0], match))
+                for rule, matcher in rest:
+                    if not nothing_above(rule.pattern, snapshot, node):
+                        found.extend(Candidate(rule, match) for match in matcher.matches(node))
         return found
 
     def replay(self, candidate: Candidate) -> Trail:
