@@ -13,7 +13,7 @@ from potc.language.program import Capture, Pattern, PatternNode, Program, Requir
 from potc.match.cover import Candidate, is_late
 from potc.match.environment import MatchEnvironment, Scope
 from potc.match.match import Match, Matcher, Trail, is_true
-from potc.workbench.expectations import Found
+from potc.workbench.found import Found
 from potc.workbench.run_tests import FileRun
 
 _Part = PatternNode | Step | Pattern

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 
 from potc.diagnostics.diagnostic import Diagnostic, Related
 from potc.diagnostics.source import Source, Span
-from potc.graph.snapshot import Snapshot
-from potc.language.lattice import spell
 from potc.language.operators import suggest
-from potc.language.program import Granularity, Program, QType
+from potc.language.program import Program
 from potc.language.syntax import Expect, Test
-from potc.match.environment import axis_of
-from potc.match.joint import JointCover
-from potc.match.rewrite import Change
-from potc.quantize.plan import Kernel, Origin, Plan
-
-Types = tuple[QType, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the rules of one device made of the graph of a test. ``named``: the tensors of the graph as it is written;
-    ``changes``: the rewrites that were applied to it. ``types``: the formats of each `expect TENSOR: ...`, resolved."""
-
-    program: Program
-    snapshot: Snapshot
-    plan: Plan
-    cover: JointCover
-    changes: tuple[Change, ...]
-    named: Mapping[str, str]  # tensor -> the node that makes it, as written; empty for inputs and weights
-    types: Mapping[Expect, tuple[Types, bool]]
+from potc.quantize.plan import Kernel, Origin
+from potc.workbench.found import Found, Stored, Types, gone_by, kernel_of, lists_of, maker_of, owner_of, placed, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,74 +96,22 @@ def _rule_names(program: Program) -> frozenset[str]:
     return frozenset(names)
 
 
-def _gone(name: str, found: Found) -> Origin | None:
-    """Which rewrite took a tensor of the written graph away; None if it is still there."""
-    if name in found.snapshot.tensor_ids:
-        return None
-    maker = found.named.get(name, "")
-    for change in found.changes:
-        if maker and maker in change.nodes:
-            return Origin(change.rewrite, change.place, f"replaced {', '.join(change.nodes)}")
-    return Origin(found.program.device, "", f"`{name}` is computed at compile time, or nothing needs it")
-
-
 # ---------------------------------------------------------------------------------------------- formats
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A list of formats that a tensor is stored in, as the rules spell it, and who asked for it."""
-
-    types: Types
-    origins: tuple[Origin, ...]
-
-
-def _stored(name: str, found: Found) -> dict[Types, _Stored]:
-    """The lists of formats that a tensor is stored in, mostly one; the key has axes as numbers."""
-    lists: dict[Types, _Stored] = {}
-    for insertion in found.plan.insertions:
-        if insertion.tensor == name:
-            quantizer = found.plan.quantizers[insertion.quantizer]
-            types = tuple(_placed(t, name, None, found) for t in quantizer.types)
-            lists.setdefault(types, _Stored(quantizer.types, quantizer.origins))
-    for constant in found.plan.constants:
-        if constant.tensor == name:
-            types = tuple(_placed(t, name, (constant.node, constant.port), found) for t in constant.types)
-            lists.setdefault(types, _Stored(constant.types, constant.origins))
-    return lists
-
-
-def _placed(qtype: QType, name: str, read: tuple[str, int] | None, found: Found) -> QType:
-    """A format with its axis as a number from 0, so that a role and a number that mean the same are equal."""
-    snapshot = found.snapshot
-    tensor = snapshot.tensor_ids[name]
-    shape = snapshot.shapes[tensor]
-    if qtype.granularity is Granularity.PER_TENSOR or qtype.axis is None or shape is None:
-        return qtype
-    if isinstance(qtype.axis, int):
-        return replace(qtype, axis=qtype.axis % len(shape)) if -len(shape) <= qtype.axis < len(shape) else qtype
-    places = [(snapshot.names.index(read[0]), read[1])] if read is not None else list(snapshot.consumers[tensor])
-    if snapshot.producer[tensor] >= 0:
-        places.insert(0, (snapshot.producer[tensor], -1))
-    signatures = found.program.signatures
-    axes = (axis_of(snapshot, signatures, node, port, qtype.axis, len(shape)) for node, port in places)
-    number = next((axis for axis in axes if axis is not None), None)
-    return qtype if number is None else replace(qtype, axis=number)
 
 
 def _types(expect: Expect, found: Found) -> Failure | None:
     """The tensor is stored in exactly these formats, in this order; `none`: it is not stored."""
     name = expect.names[0]
     listed, none = found.types[expect]
-    gone = _gone(name, found)
-    stored = {} if gone is not None else _stored(name, found)
+    gone = gone_by(name, found)
+    stored = {} if gone is not None else lists_of(name, found)
     if none:
         return None if not stored else _other_types(expect, "none", stored, found)
-    wanted = tuple(_placed(t, name, None, found) for t in listed) if gone is None else listed
+    wanted = tuple(placed(t, name, None, found) for t in listed) if gone is None else listed
     return None if wanted in stored else _other_types(expect, written(listed), stored, found)
 
 
-def _other_types(expect: Expect, expected: str, stored: Mapping[Types, _Stored], found: Found) -> Failure:
+def _other_types(expect: Expect, expected: str, stored: Mapping[Types, Stored], found: Found) -> Failure:
     name = expect.names[0]
     if not stored:
         reasons, words = _why_not_stored(name, found)
@@ -192,7 +119,7 @@ def _other_types(expect: Expect, expected: str, stored: Mapping[Types, _Stored],
     told = tuple(dict.fromkeys(o for s in stored.values() for o in s.origins))
     there = [written(s.types) for s in stored.values()]
     others = {
-        tuple(_placed(t, name, None, found) for t in types)
+        tuple(placed(t, name, None, found) for t in types)
         for other, (types, none) in found.types.items()
         if other is not expect and other.names == expect.names and not none
     }
@@ -210,8 +137,8 @@ def _untold(test: Test, found: Found, failures: Iterable[Failure]) -> Iterable[F
     for name, expects in by_name.items():
         if failed & set(expects):
             continue
-        told = {tuple(_placed(t, name, None, found) for t in found.types[e][0]) for e in expects}
-        untold = [s for types, s in _stored(name, found).items() if types not in told]
+        told = {tuple(placed(t, name, None, found) for t in found.types[e][0]) for e in expects}
+        untold = [s for types, s in lists_of(name, found).items() if types not in told]
         if untold:
             reasons = tuple(dict.fromkeys(o for s in untold for o in s.origins))
             also = " and as ".join(written(s.types) for s in untold)
@@ -225,34 +152,19 @@ def _source(expect: Expect) -> str:
 
 def _why_not_stored(name: str, found: Found) -> tuple[tuple[Origin, ...], str]:
     """Why nothing stores a tensor: it is gone, inside of a kernel, or makers and readers stay in float."""
-    gone = _gone(name, found)
+    gone = gone_by(name, found)
     if gone is not None:
         return (gone,), "is no longer in the graph"
     snapshot = found.snapshot
     tensor = snapshot.tensor_ids[name]
     nodes = [n for n in (snapshot.producer[tensor], *(c for c, _ in snapshot.consumers[tensor])) if n >= 0]
-    owners = {snapshot.names[n]: _kernel(n, found) for n in nodes}
+    owners = {snapshot.names[n]: kernel_of(n, found) for n in nodes}
     kernels = list(owners.values())
     if kernels and kernels[0] is not None and kernels.count(kernels[0]) == len(kernels) > 1:
         return (_of(kernels[0]),), f"is inside of the kernel {kernels[0].rule}"
     left = {left.node: left.reasons for left in found.plan.left}
     reasons = tuple(dict.fromkeys(r for node in owners for r in left.get(node, ())))
     return reasons, "is not stored"
-
-
-def written(types: Iterable[QType]) -> str:
-    """Formats as rules write them, exact to the last digit."""
-    return " | ".join(map(_written, types))
-
-
-def _written(qtype: QType) -> str:
-    fixed = []
-    if qtype.scale is not None:
-        fraction = Fraction(qtype.scale).limit_denominator(1 << 16)
-        fixed.append(f"scale = {fraction if float(fraction) == qtype.scale else repr(qtype.scale)}")
-    if qtype.zero_point is not None:
-        fixed.append(f"zero_point = {qtype.zero_point}")
-    return spell(replace(qtype, scale=None, zero_point=None)) + (f" fixed({', '.join(fixed)})" if fixed else "")
 
 
 # ---------------------------------------------------------------------------------------------- scales and kernels
@@ -284,10 +196,10 @@ def _float(expect: Expect, found: Found) -> Failure | None:
     """No kernel covers the nodes that make these tensors."""
     covered: dict[str, Kernel] = {}
     for name in expect.names:
-        kernel = _kernel(_maker(name, found), found)
+        kernel = kernel_of(maker_of(name, found), found)
         if kernel is not None:
             covered[name] = kernel
-    missing = next((name for name in expect.names if _maker(name, found) < 0), None)
+    missing = next((name for name in expect.names if maker_of(name, found) < 0), None)
     if missing is not None:
         return _nothing_makes(expect, missing, found)
     if not covered:
@@ -301,11 +213,11 @@ def _float(expect: Expect, found: Found) -> Failure | None:
 
 def _rule(expect: Expect, found: Found) -> Failure | None:
     """One kernel of this rule covers the nodes that make these tensors."""
-    makers = {name: _maker(name, found) for name in expect.names}
+    makers = {name: maker_of(name, found) for name in expect.names}
     missing = next((name for name, maker in makers.items() if maker < 0), None)
     if missing is not None:
         return _nothing_makes(expect, missing, found)
-    owners = {name: _owner(maker, found) for name, maker in makers.items()}
+    owners = {name: owner_of(maker, found) for name, maker in makers.items()}
     if len(set(owners.values())) == 1 and _is_called(expect.rule, next(iter(owners.values())), found):
         return None
     instead: list[str] = []
@@ -320,17 +232,6 @@ def _rule(expect: Expect, found: Found) -> Failure | None:
     rule, nodes = owners[name]
     found_words = f"`{name}` is made by {rule} on {', '.join(nodes)}" if rule else f"`{name}` stays in float"
     return Failure(expect, expected, found_words, _why_other(expect.rule, makers[name], found), tuple(instead))
-
-
-def _owner(node: int, found: Found) -> tuple[str, tuple[str, ...]]:
-    """The rule and nodes of the kernel, or of the `float` rule, that covers a node; no names if none does."""
-    kernel = _kernel(node, found)
-    if kernel is not None:
-        return kernel.rule, kernel.nodes
-    kept = found.cover.floats.get(node)
-    if kept is not None:
-        return kept.rule.qualified, tuple(found.snapshot.names[n] for n in kept.match.nodes)
-    return "", ()
 
 
 def _is_called(name: str, owner: tuple[str, tuple[str, ...]], found: Found) -> bool:
@@ -348,30 +249,18 @@ def _why_other(rule: str, node: int, found: Found) -> tuple[Origin, ...]:
     name = found.snapshot.names[node]
     reasons = next((left.reasons for left in found.plan.left if left.node == name), ())
     told = tuple(r for r in reasons if r.rule.split(".")[-1] == rule.split(".")[-1])
-    kernel = _kernel(node, found)
+    kernel = kernel_of(node, found)
     return told or ((_of(kernel),) if kernel is not None else reasons)
 
 
 def _nothing_makes(expect: Expect, name: str, found: Found) -> Failure:
-    gone = _gone(name, found)
+    gone = gone_by(name, found)
     if gone is None:
         words, help_ = "is an input or a weight: no node makes it", "name a tensor that a node makes"
     else:
         words, help_ = "is no longer in the graph", "name a tensor that is left after the rewrites"
     reasons = (gone,) if gone is not None else ()
     return Failure(expect, "", f"`{name}` {words}", reasons, None, "invalid-test", help_)
-
-
-def _maker(name: str, found: Found) -> int:
-    tensor = found.snapshot.tensor_ids.get(name, -1)
-    return found.snapshot.producer[tensor] if tensor >= 0 else -1
-
-
-def _kernel(node: int, found: Found) -> Kernel | None:
-    if node < 0:
-        return None
-    name = found.snapshot.names[node]
-    return next((k for k in found.plan.kernels if name in k.nodes), None)
 
 
 def _of(kernel: Kernel) -> Origin:

@@ -16,10 +16,9 @@ from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.language.scope import Scope, build_scope
 from potc.language.syntax import Device, DeviceAlgebra, Expect, Test
-from potc.match.cover import Finder
-from potc.match.joint import choose_joint
 from potc.quantize.solve import solve
-from potc.workbench.expectations import Failure, Found, Types, judge
+from potc.workbench.expectations import Failure, judge
+from potc.workbench.found import Found, Types
 from potc.workbench.graph_text import model_of
 
 
@@ -130,8 +129,7 @@ class _Bench:
             if not errors or any(d.code == "invalid-test" for d in rejected.diagnostics):
                 raise
             return self._outcome(test, device, _other_errors(errors, rejected), None)
-        cover = choose_joint(program.members, snapshot, tuple(Finder(p, snapshot) for p in program.members))
-        found = Found(program, snapshot, plan, cover, changes, named, self._types(test, device, program))
+        found = Found(program, snapshot, plan, changes, named, self._types(test, program))
         return self._outcome(test, device, judge(test, found), found)
 
     def _outcome(self, test: Test, device: str, failures: tuple[Failure, ...], found: Found | None) -> Outcome:
@@ -139,7 +137,7 @@ class _Bench:
         errors = tuple(d for f, d in zip(failures, told, strict=True) if f.instead is None)
         return Outcome(test, device, failures, errors, told, found)
 
-    def _types(self, test: Test, device: str, program: Program) -> Mapping[Expect, tuple[Types, bool]]:
+    def _types(self, test: Test, program: Program) -> Mapping[Expect, tuple[Types, bool]]:
         """The formats of `expect TENSOR: ...`; the device's own `qtype` names may be used. Raises Rejected."""
         scope = build_scope(self._library, Diagnostics())
         definition = scope.devices.get(program.device)

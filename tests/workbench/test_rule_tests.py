@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from potc.diagnostics.diagnostic import Diagnostic
 from potc.workbench.coverage import coverage, coverage_lines
@@ -106,3 +109,45 @@ def test_running_twice_says_the_same(tmp_path: Path) -> None:
 def test_shipped_rules_pass_their_tests(path: Path) -> None:
     run = run_tests(str(path))
     assert all(o.status == "passed" for o in run.outcomes), told(run)
+
+
+DEVICE = """potc 1
+use std
+device d {
+  opset ai.onnx 13 .. 25
+  requantize
+  rule conv { match Conv(x, w: const) -> Relu? as y   quant x, y: u8 asym, w: i8 sym per_channel(out) }
+  rule sum { match Add(a, b) as y   quant a, b, y: i8 sym | u8 asym }
+  pass MaxPool
+}
+test "t" {
+  graph { (f32[1,4,4,4] x) => (f32[1,4,4,4] y, f32[1,4,3,3] m) <f32[4,4,1,1] w>
+    t = Conv(x, w)  r = Relu(t)  m = MaxPool<kernel_shape = [2, 2]>(r)  e = Exp(r)  y = Add(e, e) }
+"""
+MADE = st.sampled_from(["t", "r", "m", "e", "y"])
+ANY = st.sampled_from(["x", "w", "t", "r", "m", "e", "y"])
+FORMATS = st.sampled_from(
+    ["none", "u8", "i8 sym", "i8 sym | u8 asym", "i8 sym per_channel(0)", "i8 sym per_channel(out)"]
+)
+EXPECTS = st.one_of(
+    st.builds("expect {}: {}".format, ANY, FORMATS),
+    st.builds("expect same_scale {}, {}".format, ANY, ANY),
+    st.builds("expect float {}".format, MADE),
+    st.builds("expect float {}, {}".format, MADE, MADE),
+    st.builds("expect rule {} covers {}".format, st.sampled_from(["conv", "d.sum", "d.pass"]), MADE),
+    st.builds("expect rule {} covers {}, {}".format, st.sampled_from(["d.conv", "sum", "d.pass"]), MADE, MADE),
+)
+
+
+@given(st.lists(EXPECTS, min_size=1, max_size=6))
+@settings(max_examples=40)
+def test_what_update_writes_passes(expects: list[str]) -> None:
+    """Whatever was expected; and a second update changes nothing."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "d.rules"
+        file.write_text(DEVICE + "".join(f"  {e}\n" for e in expects) + "}\n")
+        file.write_bytes(updated(file.read_bytes(), run_tests(str(file)).outcomes))
+        again = run_tests(str(file))
+        assert {o.status for o in again.outcomes} == {"passed"}, file.read_text()
+        assert updated(file.read_bytes(), again.outcomes) == file.read_bytes()
+        assert file.read_text().startswith(DEVICE)
