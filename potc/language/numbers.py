@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Related, Severity
 from potc.diagnostics.source import Span
 from potc.language.lattice import spell
-from potc.language.program import Accumulator, Capture, Choice, Kind, Program, QType, Rule
+from potc.language.program import Accumulator, Capture, Choice, Granularity, Kind, Program, QType, QuantStatement, Rule
 from potc.language.variants import nodes_of
 
 FEWEST = 2  # products that a sum must be able to hold: a register that can't add two is no accumulator
@@ -101,13 +101,9 @@ def _tell(
     severity: Severity,
     problems: Diagnostics,
 ) -> None:
+    count = "products" if accumulator.lanes == 1 else f"{accumulator.lanes} products"
     register = f"{accumulator.storage} accumulator of `{rule.name}`"
-    related = [
-        Related(
-            accumulator.span,
-            f"{'products' if accumulator.lanes == 1 else f'{accumulator.lanes} products'} are added into {accumulator.storage} here",
-        )
-    ]
+    related = [Related(accumulator.span, f"{count} are added into {accumulator.storage} here")]
     if worst.activation_span != worst.weight_span:
         related.insert(0, Related(worst.activation_span, spell(worst.activation)))
     problems.add(
@@ -160,6 +156,55 @@ def _product(product: Product, accumulator: Accumulator) -> int:
 
 def _factors(product: Product, accumulator: Accumulator) -> str:
     return f"{_reach(product.activation, accumulator)} * {magnitude(product.weight)}"
+
+
+# ---------------------------------------------------------------------------------------------- scales along axes
+
+
+def find_axes(program: Program, problems: Diagnostics) -> None:
+    """Tells ``impossible-type`` of scales along an axis that the tensor has not: computed tensors have one scale."""
+    for rule in program.rules:
+        if not rule.is_float:
+            for quant in rule.quants:
+                several = [t for t in all_types(quant.choice) if t.granularity is not Granularity.PER_TENSOR]
+                if several:
+                    _axis(rule, quant, several, program, problems)
+
+
+def _axis(rule: Rule, quant: QuantStatement, several: list[QType], program: Program, problems: Diagnostics) -> None:
+    places = [
+        (op, port, arg)
+        for node in nodes_of(rule.pattern)
+        for port, arg in enumerate(node.args)
+        if isinstance(arg, Capture) and arg.name == quant.target
+        for op in sorted(node.ops)
+    ]
+    at, label = quant.span, spell(several[0])
+    if not places or all(arg.kind is Kind.VALUE for _, _, arg in places):
+        made = places[0][2].span if places else rule.pattern.span
+        message = f"`{quant.target}` of `{rule.name}` is computed, and computed tensors have one scale"
+        related = (Related(made, "computed"),)
+        problems.add(
+            Diagnostic("impossible-type", message, at=at, label=label, related=related, help="write `per_tensor`")
+        )
+        return
+    for qtype in several:
+        named = [_has_axis(op, port, qtype.axis, program) for op, port, _ in places]
+        if named and not any(named) and isinstance(qtype.axis, str):
+            op, port, arg = places[0]
+            message = (
+                f"input {port} of {op} has no axis `{qtype.axis}`, along which `{quant.target}` would have its scales"
+            )
+            related = (Related(arg.span, f"captured as input {port} of {op}"),)
+            help_ = "give the axis by number, or name it in an `op` statement"
+            problems.add(Diagnostic("impossible-type", message, at=at, label=label, related=related, help=help_))
+            return
+
+
+def _has_axis(op: str, port: int, axis: str | int | None, program: Program) -> bool:
+    signature = program.signatures.get(op)
+    ports = signature.inputs[port : port + 1] if signature is not None else ()
+    return any(name == axis for p in ports for name, _ in p.axes)
 
 
 # ---------------------------------------------------------------------------------------------- which tensors

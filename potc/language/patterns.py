@@ -38,6 +38,8 @@ class Lowering(Nodes):
         given = {p.name: vendor(p.name) for p in pattern.parameters if p.kind == "ops"}
         deeper = replace(self, used=set[str](), trail=(*self.trail, pattern.name), given=given)
         deeper.body(pattern.match.body, low)
+        if any(d.at == pattern.span for d in self.scope.problems):
+            return  # a circle: nothing more can be said of it
         for parameter in pattern.parameters:
             if parameter.name not in (deeper.used if parameter.kind == "ops" else low.captures):
                 self.scope.error(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 
-from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Severity, reject
+from potc.diagnostics.diagnostic import Diagnostics, Severity, reject
 from potc.diagnostics.source import Span
 from potc.language import operators, syntax
 from potc.language.conditions import Names
@@ -79,20 +79,31 @@ def check_scope(library: Library, scope: Scope) -> tuple[Program, ...]:
     programs = [_resolve(library, scope, device, {}) for device in concrete]
     if not own:
         programs.append(_loose(library, scope))
+    elif programs:  # what no device uses is checked as well
+        names = {i.name for i in library.main.items if isinstance(i, syntax.OpSet | syntax.PatternDefinition)}
+        _definitions(scope, programs[0].opset, names)
     _tests(scope)
     scope.problems.stop()
     return tuple(programs)
+
+
+def _definitions(scope: Scope, opsets: tuple[int, int], names: Container[str]) -> None:
+    for op_set in scope.op_sets.values():
+        if op_set.name in names:
+            for term in (*op_set.include, *op_set.exclude):
+                members(scope, term, {}, opsets, (op_set.name,))
+        if any(d.code == "recursive-definition" for d in scope.problems):
+            break  # a circle is told once, not at each set of it
+    for pattern in scope.patterns.values():
+        if pattern.name in names:
+            Lowering(scope, opsets, {}, {}).definition(pattern)
 
 
 def _loose(library: Library, scope: Scope) -> Program:
     """Sets, patterns and rewrites of a file without devices, against the opsets that most devices declare."""
     opsets = (DEFAULT_OPSET, operators.newest_opset())
     bare = Setting(scope, "", opsets, {}, {}, Formats(scope, {}, {}), ())
-    for op_set in scope.op_sets.values():
-        for term in (*op_set.include, *op_set.exclude):
-            members(scope, term, {}, opsets, (op_set.name,))
-    for pattern in scope.patterns.values():
-        Lowering(scope, opsets, {}, {}).definition(pattern)
+    _definitions(scope, opsets, {*scope.op_sets, *scope.patterns})
     signatures = dict(sorted(scope.signatures.items()))
     return replace(_nothing("", opsets, library.sources), rewrites=_rewrites(bare), signatures=signatures)
 
@@ -182,13 +193,19 @@ def _members(
 # ---------------------------------------------------------------------------------------------- assembly
 
 
-def _program(library: Library, scope: Scope, inherited: Inherited, settings: Mapping[str, str]) -> Program:
+def device_setting(library: Library, scope: Scope, inherited: Inherited, words: Mapping[str, str]) -> Setting:
+    """What all rules of a device share. ``words``: feature values as given from outside."""
     opsets = _opsets(library, scope, inherited)
-    features = feature_values(scope, inherited, settings)
+    features = feature_values(scope, inherited, words)
     formats = Formats(scope, inherited.qtypes, features)
     bare = Setting(scope, inherited.name, opsets, inherited.sets, features, formats, ())
     accumulators = tuple(a for a in (accumulator(bare, item) for item in inherited.accums) if a is not None)
-    setting = Setting(scope, inherited.name, opsets, inherited.sets, features, formats, accumulators)
+    return replace(bare, accumulators=accumulators)
+
+
+def _program(library: Library, scope: Scope, inherited: Inherited, settings: Mapping[str, str]) -> Program:
+    setting = device_setting(library, scope, inherited, settings)
+    formats = setting.formats
     for definition in inherited.qtypes.values():
         formats.alternatives(definition.types)  # also those that no rule uses
     rules = _rules(setting, inherited)
@@ -200,15 +217,15 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
     graph = {direction: formats.alternatives(port.types) for direction, port in inherited.graph.items()}
     program = Program(
         device=inherited.name,
-        opset=opsets,
-        features=features,
+        opset=setting.opsets,
+        features=setting.features,
         rules=rules,
         passes=passes,
         same_scale=same_scale,
         prefers=_prefers(scope, inherited, rules),
         rewrites=_rewrites(setting),
         signatures=dict(sorted(scope.signatures.items())),
-        accumulators=accumulators,
+        accumulators=setting.accumulators,
         graph_input=graph.get("input"),
         graph_output=graph.get("output"),
         interchange=frozenset(inherited.interchange),

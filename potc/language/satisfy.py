@@ -89,10 +89,13 @@ def _conjuncts(expr: Expr) -> tuple[Expr, ...]:
 def _follows(atoms: list[Expr], wanted: Expr, facts: Facts) -> bool:
     if _decided(wanted, facts) is True or any(text(a) == text(wanted) for a in atoms):
         return True
-    if isinstance(
-        wanted, Boolean
-    ):  # what comes before the operand that holds must have a value: only the first is sure to
-        return _follows(atoms, wanted.operands[0], facts)
+    split = next((a for a in atoms if isinstance(a, Boolean) and not _inner(a).isdisjoint(_inner(wanted))), None)
+    if split is not None:  # an "or": the first operand that holds, those before it being false
+        rest = [a for a in atoms if a is not split]
+        cases = [(*map(negated, split.operands[:k]), o) for k, o in enumerate(split.operands)]
+        return all(_follows([*rest, *(c for e in case for c in _conjuncts(e))], wanted, facts) for case in cases)
+    if isinstance(wanted, Boolean):
+        return _some_follows(atoms, wanted, facts)
     if isinstance(wanted, Unary) and wanted.op == "not":
         inner = wanted.operand
         if not isinstance(inner, Compare):
@@ -101,11 +104,46 @@ def _follows(atoms: list[Expr], wanted: Expr, facts: Facts) -> bool:
     term = _term_of(wanted)
     if term is None:
         return False
+    if any(_divides(wanted, a) for a in atoms):
+        return True
     about = [a for a in atoms if _term_of(a) == term]
     refuted = _clauses(wanted, False, facts)
     return bool(about) and not any(
         _consistent((*about_clause, *r)) for r in refuted for about_clause in _all(about, facts)
     )
+
+
+def _some_follows(atoms: list[Expr], wanted: Boolean, facts: Facts) -> bool:
+    """An "or" is computed from the left: what comes before the operand that holds must have a value as well."""
+    if wanted.op == "and":
+        return all(_follows(atoms, o, facts) for o in wanted.operands)
+    for operand in wanted.operands:
+        if all(_follows(atoms, c, facts) for c in _conjuncts(operand)):
+            return True
+        if not _follows(atoms, negated(operand), facts):
+            return False
+    return False
+
+
+def negated(expr: Expr) -> Expr:
+    """The condition that holds where another one is false."""
+    if isinstance(expr, Unary) and expr.op == "not":
+        return expr.operand
+    if isinstance(expr, Compare):
+        return replace(expr, op=_NEGATED[expr.op])
+    return Unary("not", expr, expr.span)
+
+
+def _divides(wanted: Expr, known: Expr) -> bool:
+    """``t % 4 == 0`` follows from ``t % 8 == 0``."""
+    match wanted, known:
+        case Compare("==", Binary("%", t, m), r), Compare("==", Binary("%", u, n), s) if text(t) == text(u):
+            small, rest, large, left = map(_constant, (m, r, n, s))
+            if isinstance(small, int) and isinstance(large, int) and isinstance(left, int) and small > 0 and large > 0:
+                return large % small == 0 and left % small == rest
+        case _:
+            pass
+    return False
 
 
 def _all(conditions: list[Expr], facts: Facts) -> list[Clause]:
@@ -313,7 +351,20 @@ def _consistent(clause: Clause) -> bool:
                 return False
             if found == {"="}:
                 _join(domains, literal)
-    return not any(d.empty for d in domains.values()) and _agrees(clause, domains)
+    return not any(d.empty for d in domains.values()) and not _asks_the_absent(clause) and _agrees(clause, domains)
+
+
+def _asks_the_absent(clause: Clause) -> bool:
+    """A tensor that must be absent, of which another condition asks something that only a tensor has."""
+    asked = (c.args[0] for c in clause if isinstance(c, Call) and c.name == "absent")
+    gone: set[Expr] = {a for a in asked if isinstance(a, Name)}
+    return bool(gone) and any(_reads(literal, gone) for literal in clause)
+
+
+def _reads(expr: object, names: set[Expr]) -> bool:
+    if isinstance(expr, Call) and expr.name in ("absent", "opt"):
+        return any(_reads(a, names) for a in expr.args[1:])
+    return expr in names if isinstance(expr, Name) else any(_reads(p, names) for p in parts(expr))
 
 
 def _new_domain(term: Expr) -> _Domain:
@@ -342,23 +393,24 @@ def _agrees(clause: Clause, domains: Mapping[str, _Domain]) -> bool:
     only = {t: v[0] for t, d in domains.items() if (v := d.values) is not None and len(v) == 1}
     if not only:
         return True
-    return all(
-        _inner(literal).isdisjoint(only) or _constant(_with_values(literal, only)) is not False for literal in clause
-    )
+    for literal in clause:
+        inside = _inner(literal) & only.keys()
+        if inside and _constant(_with_values(literal, {term: only[term] for term in inside})) is False:
+            return False
+    return True
 
 
 @lru_cache(maxsize=4096)
-def _inner(literal: Expr) -> frozenset[str]:
-    """Texts of all terms of a condition but the one that it compares with a constant, which has been looked at."""
-    whole = _term_of(literal)
+def _inner(expr: Expr) -> frozenset[str]:
+    """Texts of all terms of a condition but the one that it compares with a constant: that has been looked at."""
     found: set[str] = set()
-    waiting: list[object] = [literal]
+    waiting: list[object] = [expr]
     while waiting:
         part = waiting.pop()
         waiting.extend(parts(part))
         if isinstance(part, Field | Index | Call | Name | Binary):
             found.add(text(part))
-    return frozenset(found - {whole})
+    return frozenset(found - {_term_of(expr)})
 
 
 def _with_values(expr: Any, only: Mapping[str, Any]) -> Any:

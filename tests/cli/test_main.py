@@ -63,7 +63,7 @@ def test_nodes_that_the_same_line_keeps_in_float_share_a_row() -> None:
 
 
 def explode(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_file(path: str) -> None:
+    def check_file(path: str, *_: object) -> None:
         raise error
 
     monkeypatch.setattr("potc.language.check.check_file", check_file)

@@ -197,7 +197,7 @@ def test_missing_files_and_devices(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as none:
         load(tmp_path, HEAD)
     assert codes(none) == ["missing-device"]
-    assert check_file(str(tmp_path / "device.rules")) == ()
+    assert check_file(str(tmp_path / "device.rules")).diagnostics == ()
     with pytest.raises(Rejected) as unknown:
         load_rules("cpu", device="gpu")
     assert codes(unknown) == ["unknown-name"]
