@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from potc.graph.snapshot import Snapshot
@@ -34,9 +34,33 @@ class _Placed:
     scopes: Mapping[int, Scope]
     id_of: Mapping[int, int]
     again: Mapping[tuple[int, int], int]
+    templates: dict[object, _Template | None] = field(default_factory=dict["object", "_Template | None"])
+    channels: dict[object, int | None] = field(default_factory=dict["object", "int | None"])
+
+    def axis(self, bound: Bound, role: str, rank: int) -> int | None:
+        """The axis with a role, asked once for nodes of one operator with equal attributes."""
+        snapshot, node = self.snapshot, bound.node
+        key = (snapshot.ops[node], snapshot.attribute_keys[node], bound.port, role, rank)
+        if key not in self.channels:
+            signatures = next(iter(self.scopes.values())).signatures
+            self.channels[key] = axis_of(snapshot, signatures, node, bound.port, role, rank)
+        return self.channels[key]
 
     def quantizer(self, bound: Bound) -> int | None:
         return self.again.get((bound.node, bound.port), self.id_of.get(bound.tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """What a rule makes of a constant, but for which constant it is: the same for all nodes of one operator with equal
+    attributes."""
+
+    types: tuple[QType, ...]
+    order: Ranked
+    axis: int | None
+    axes: tuple[tuple[str | int, int], ...]
+    role: str
+    lanes: tuple[Lanes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +128,8 @@ def _offers(
 
 def _agreed(joint: Joint, offers: list[_Offer | None]) -> ConstantQuantizer | None:
     """The meet of what all parts make of one constant."""
+    if len(offers) == 1:
+        return None if offers[0] is None else offers[0].made
     told = [o for o in offers if o is not None]
     insisting = [o.made for o in told if not o.none]
     if len(told) < len(offers):
@@ -178,9 +204,8 @@ def _correction(
     shape, weight_shape = snapshot.shapes[activation.tensor], snapshot.shapes[weight.tensor]
     if shape is None or weight_shape is None:
         return None
-    signatures = next(iter(placed.scopes.values())).signatures
-    channel = axis_of(snapshot, signatures, activation.node, activation.port, "channel", len(shape))
-    summed = axis_of(snapshot, signatures, weight.node, weight.port, "in", len(weight_shape))
+    channel = placed.axis(activation, "channel", len(shape))
+    summed = placed.axis(weight, "in", len(weight_shape))
     if channel is None or summed is None or len(shape) <= 1:
         return None
     name = snapshot.tensors[activation.tensor]
@@ -198,45 +223,74 @@ def _constant(
     candidate, snapshot, scope = member.candidate, placed.snapshot, placed.scopes[id(member.program)]
     assert candidate is not None
     rule = candidate.rule
-    environment = MatchEnvironment(snapshot, scope, candidate.match.bindings, None)
-    branch = choose_branch(statement.choice, environment)
-    alternatives = branch.alternatives
-    allowed = alternatives.types
+    branch = statement.choice
+    if branch.condition is not None:
+        branch = choose_branch(branch, MatchEnvironment(snapshot, scope, candidate.match.bindings, None))
+    allowed = branch.alternatives.types
     if not allowed:
         return None
-    place = statement.span.place
     name = snapshot.tensors[bound.tensor]
     if not snapshot.is_float(bound.tensor):
-        raise Unmet(joint, Origin(rule.qualified, place, f"`{name}` already holds {snapshot.dtypes[bound.tensor]}"))
+        reason = f"`{name}` already holds {snapshot.dtypes[bound.tensor]}"
+        raise Unmet(joint, Origin(rule.qualified, statement.span.place, reason))
     rank = len(snapshot.shapes[bound.tensor] or ())
+    several = len(joint.members) > 1
+    node = bound.node
+    key = (id(branch), id(rule), snapshot.ops[node], snapshot.attribute_keys[node], bound.port, rank, several)
+    if key not in placed.templates:
+        placed.templates[key] = _template(member, allowed, bound, snapshot, scope, rank, several)
+    template = placed.templates[key]
+    if template is None:
+        reason = f"`{name}` has no axis `{allowed[0].axis}` for its scales"
+        raise Unmet(joint, Origin(rule.qualified, statement.span.place, reason))
+    first = snapshot.names[candidate.match.nodes[0]]
+    origin = Origin(rule.qualified, statement.span.place, f"`{statement.target}` of the kernel at {first}")
+    made = ConstantQuantizer(
+        tensor=name,
+        node=snapshot.names[node],
+        port=bound.port,
+        types=template.types,
+        axis=template.axis,
+        axes=template.axes,
+        role=template.role,
+        factors=_factors(joint, candidate, statement, branch.derived, placed, index),
+        lanes=template.lanes,
+        origins=(origin,),
+    )
+    return _Offer(made, template.order, branch.alternatives.none)
+
+
+def _template(
+    member: Member,
+    allowed: tuple[QType, ...],
+    bound: Bound,
+    snapshot: Snapshot,
+    scope: Scope,
+    rank: int,
+    several: bool,
+) -> _Template | None:
+    """None where the constant has none of the axes that the types name."""
     axes = {t: _axis(t, bound, snapshot, scope, rank) for t in allowed}
     types = tuple(t for t in allowed if t.granularity is Granularity.PER_TENSOR or axes[t] is not None)
-    if not types:
-        raise Unmet(joint, Origin(rule.qualified, place, f"`{name}` has no axis `{allowed[0].axis}` for its scales"))
-    if len(joint.members) > 1:  # one name for each axis, so that parts that call it differently agree
+    if not types or member.candidate is None:
+        return None
+    if several:  # one name for each axis, so that parts that call it differently agree
         types = tuple(replace(t, axis=axes[t]) if t.axis is not None else t for t in types)
         axes = {t: _axis(t, bound, snapshot, scope, rank) for t in types}
     order = ranked(types)
-    if len(joint.members) > 1:
+    if several:
         order = interchanged(order, member.program.interchange)
     signature = scope.signatures.get(snapshot.ops[bound.node])
     role = signature.inputs[bound.port].role if signature is not None and bound.port < len(signature.inputs) else "act"
-    origin = Origin(
-        rule.qualified, place, f"`{statement.target}` of the kernel at {snapshot.names[candidate.match.nodes[0]]}"
-    )
-    made = ConstantQuantizer(
-        tensor=name,
-        node=snapshot.names[bound.node],
-        port=bound.port,
+    accumulators = member.candidate.rule.accumulators
+    return _Template(
         types=listed(order),
+        order=order,
         axis=next((axes[t] for t in types if axes[t] is not None), None),
         axes=_several(types, axes),
         role=role,
-        factors=_factors(joint, candidate, statement, branch.derived, placed, index),
-        lanes=_all_lanes(rule.accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
-        origins=(origin,),
+        lanes=_all_lanes(accumulators, bound, snapshot, scope, rank) if role == "weight" else (),
     )
-    return _Offer(made, order, alternatives.none)
 
 
 def choose_alternatives(choice: Choice, environment: MatchEnvironment) -> Alternatives:

@@ -12,9 +12,10 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
+from potc.diagnostics.source import Span
 from potc.graph.snapshot import OUTER, Snapshot
 from potc.language.lattice import Ranked, interchanged, listed, meet_ranked, ranked, spell
-from potc.language.program import Alternatives, Program, QType, Rule
+from potc.language.program import Alternatives, Program, QType, Require, Rule
 from potc.match.cover import Finder, is_late
 from potc.match.environment import MatchEnvironment, Scope
 from potc.match.joint import Joint, JointCover, Member, choose_joint, ports
@@ -80,6 +81,23 @@ class _Problem:
     finders: tuple[Finder, ...]
     cover: JointCover
     kept: Mapping[int, Rule]
+    late: Mapping[int, tuple[Require, ...]]
+    lists: dict[tuple[int, int], Ranked] = field(default_factory=dict[tuple[int, int], Ranked])
+    places: dict[int, str] = field(default_factory=dict[int, str])
+
+    def place(self, span: Span) -> str:
+        """``file:line`` of a statement of the rules, which outlive this."""
+        if id(span) not in self.places:
+            self.places[id(span)] = span.place
+        return self.places[id(span)]
+
+    def ranked(self, alternatives: Alternatives, program: Program) -> Ranked:
+        """The list of a rule. Beside others, what a loader may store in another way is listed in all of them."""
+        key = (id(alternatives), id(program))
+        if key not in self.lists:
+            types = ranked(alternatives.types)
+            self.lists[key] = interchanged(types, program.interchange) if len(self.programs) > 1 else types
+        return self.lists[key]
 
 
 def solve(program: Program, snapshot: Snapshot) -> Plan:
@@ -100,7 +118,8 @@ def solve(program: Program, snapshot: Snapshot) -> Plan:
 def _solve(program: Program, snapshot: Snapshot) -> Plan:
     finders = tuple(Finder(p, snapshot) for p in program.members)
     cover = choose_joint(program.members, snapshot, finders)
-    problem = _Problem(program, program.members, snapshot, finders, cover, _kept(cover))
+    late = {id(r): tuple(q for q in r.requires if is_late(q)) for p in program.members for r in p.rules}
+    problem = _Problem(program, program.members, snapshot, finders, cover, _kept(cover), late)
     refused: dict[int, Origin] = {}
     while True:
         wishes = _sweep_down(problem, refused)
@@ -139,7 +158,7 @@ def _ends_of_the_model(problem: _Problem, wishes: Wishes) -> None:
     for end, tensors in (("graph input", snapshot.graph_inputs), ("graph output", snapshot.graph_outputs)):
         stated = [(p, p.graph_input if end == "graph input" else p.graph_output) for p in problem.programs]
         wants = tuple(
-            Want(end, a.span.place, end, f"{end} of the device", _ranked(problem, a, p), a.none)
+            Want(end, a.span.place, end, f"{end} of the device", problem.ranked(a, p), a.none)
             for p, a in stated
             if a is not None
         )
@@ -165,12 +184,6 @@ def _kept(cover: JointCover) -> dict[int, Rule]:
     return kept
 
 
-def _ranked(problem: _Problem, alternatives: Alternatives, program: Program) -> Ranked:
-    """The list of a rule. Beside others, what a loader may store in another way is listed in all of them."""
-    types = ranked(alternatives.types)
-    return interchanged(types, program.interchange) if len(problem.programs) > 1 else types
-
-
 def _hear(problem: _Problem, joint: Joint, scopes: Mapping[int, Scope], wishes: Wishes) -> None:
     """Adds one kernel's asks, or the reason why it can't be taken."""
     snapshot = problem.snapshot
@@ -180,8 +193,8 @@ def _hear(problem: _Problem, joint: Joint, scopes: Mapping[int, Scope], wishes: 
             continue
         rule, match = member.candidate.rule, member.candidate.match
         environment = MatchEnvironment(snapshot, scopes[id(member.program)], match.bindings, None)
-        for require in rule.requires:
-            if is_late(require) and not is_true(require.condition, environment):
+        for require in problem.late[id(rule)]:
+            if not is_true(require.condition, environment):
                 reason = why_not(require.condition, environment)
                 wishes.refused[id(joint)] = Origin(rule.qualified, require.span.place, require.reason or reason)
                 return
@@ -216,19 +229,23 @@ def _wants(problem: _Problem, member: Member, environment: MatchEnvironment) -> 
     first = snapshot.names[candidate.match.nodes[0]]
     for statement in candidate.rule.quants:
         binding = candidate.match.bindings.get(statement.target)
-        alternatives = choose_alternatives(statement.choice, environment)
-        types = _ranked(problem, alternatives, member.program)
+        choice = statement.choice
+        alternatives = choice.alternatives if choice.condition is None else choose_alternatives(choice, environment)
+        types = problem.ranked(alternatives, member.program)
         for bound in binding if isinstance(binding, tuple) else (binding,):
             if bound is None or snapshot.is_constant(bound.tensor):
                 continue
             words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
-            place = statement.span.place
+            place = problem.place(statement.span)
             yield bound, Want(candidate.rule.qualified, place, statement.target, words, types, alternatives.none)
 
 
 def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
     """One ask of all parts, None where the tensor stays in float, or why they don't agree. A part that has a kernel and
     does not speak of a tensor wants it in float."""
+    if len(joint.members) == 1:
+        want = wants[0]
+        return Ask(joint, reader, want.types, want.none, (want,)) if want.types else None
     insisting = [w for w in wants if not w.none]
     kernels = [m for m in joint.members if m.candidate is not None]
     if len(wants) < len(kernels) or any(not w.types for w in wants):
@@ -430,7 +447,7 @@ def _agree(
     may_requantize = all(p.requantize for p in problem.programs)
     asks = ((t, a) for t in members for a in (*filter(None, (wishes.made.get(t),)), *wishes.read.get(t, ())))
     for tensor, ask in asks:
-        both = meet_ranked(types, ask.types) if origins else ask.types
+        both = ask.types if not origins or types is ask.types else meet_ranked(types, ask.types)
         if both:
             types, last = both, ask.joint or last
             origins.extend(ask.origins)
