@@ -55,6 +55,8 @@ def _rule(difference: Difference) -> str:
 
 
 def _rows(found: list[Difference], everything: bool) -> Iterator[str]:
+    order = list(KINDS)
+    found = sorted(found, key=lambda d: (order.index(d.kind), -(d.ratio or 0)))  # largest first, then by name
     shown = [_row(d) for d in found]
     if not everything:
         counts = Counter[str]()
