@@ -67,8 +67,8 @@ def _op_term(builder: Builder, span: Span, children: list[Any]) -> s.OpTerm:
 @on("opsig")
 def _opsig(builder: Builder, span: Span, children: list[Any]) -> s.OpSignature:
     doc = doc_of(children)
-    op, inputs, outputs, *flags = children
-    return s.OpSignature(op, inputs or (), outputs, tuple(flags), doc, span)
+    op, inputs, outputs, *flags, where = children
+    return s.OpSignature(op, inputs or (), outputs, tuple(flags), where, doc, span)
 
 
 @on("sig_port")
@@ -130,14 +130,9 @@ def _device_algebra(builder: Builder, span: Span, children: list[Any]) -> s.Devi
     return s.DeviceAlgebra(str(children[0]), children[1], doc, span)
 
 
-@on("dev_join")
-def _join(builder: Builder, span: Span, children: list[Any]) -> s.DeviceCombination:
-    return s.DeviceCombination("|", children[0], children[1], span)
-
-
 @on("dev_meet")
 def _meet(builder: Builder, span: Span, children: list[Any]) -> s.DeviceCombination:
-    return s.DeviceCombination("&", children[0], children[1], span)
+    return s.DeviceCombination(children[0], children[1], span)
 
 
 @on("dev_ref")

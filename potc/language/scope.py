@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ class Scope:
     rewrites: dict[str, syntax.RewriteDefinition] = field(default_factory=dict)
     prefers: list[syntax.PreferStatement] = field(default_factory=list)
     tests: list[syntax.Test] = field(default_factory=list)
+    domains: operators.Domains = ()  # of the device at hand: opset ranges beside that of ONNX itself
 
     def error(
         self, code: str, message: str, at: Span, help: str | None = None, other: Span | None = None, label: str = ""
@@ -53,14 +55,6 @@ class Scope:
             f"there is no {what} `{name}`",
             at,
             f"did you mean `{near}`?" if near else "check its spelling, or define it",
-        )
-
-    def not_supported(self, what: str, at: Span, help: str | None = None) -> None:
-        self.error(
-            "not-supported-yet",
-            f"{what} is part of the language and not supported yet",
-            at,
-            help or "write it without this for now",
         )
 
     @property
@@ -97,8 +91,9 @@ def _define(scope: Scope, item: syntax.Item, taken: frozenset[str] | None) -> No
         _put(scope, scope.patterns, item.name, item, "pattern")
     elif isinstance(item, syntax.Predicate | syntax.ExternPredicate):
         _put(scope, scope.predicates, item.name, item, "predicate")
-        if isinstance(item, syntax.ExternPredicate):
-            scope.not_supported("`extern pred`", item.span, "write the condition as a `pred`")
+        if isinstance(item, syntax.ExternPredicate) and not re.fullmatch(r"[^:]+:[A-Za-z_]\w*", item.origin):
+            message = f'"{item.origin}" names no function of a file'
+            scope.error("extern-failed", message, item.span, 'write `from "FILE:FUNCTION"`')
     elif isinstance(item, syntax.Device | syntax.DeviceAlgebra):
         _put(scope, scope.devices, item.name, item, "device")
     elif isinstance(item, syntax.RewriteDefinition):
@@ -147,7 +142,23 @@ def _signature(scope: Scope, item: syntax.OpSignature) -> Signature:
         outputs=tuple(_port(p) for p in item.outputs),
         commutative="commutative" in item.flags,
         span=item.span,
+        where=None if item.where is None else _relations(scope, item, item.where),
+        ports=(tuple(p.name for p in item.inputs), tuple(p.name for p in item.outputs)),
     )
+
+
+def _relations(scope: Scope, item: syntax.OpSignature, where: syntax.Expr) -> syntax.Expr:
+    """What is said of a valid node may speak of its ports, its attributes, and axes of its own ports."""
+    newest = operators.newest_opset()
+    schema = operators.operator(item.op, (newest, newest))
+    ports = (*item.inputs, *item.outputs)
+    known = {p.name for p in ports} | {a.name for p in ports for a in p.axes}
+    if schema is not None:
+        known |= set(schema.attributes)
+        for name in names_in(where):
+            if name.name not in known:
+                scope.unknown(f"port, axis or attribute of {item.op}", name.name, name.span, known, "unbound-name")
+    return where
 
 
 def _axes(scope: Scope, item: syntax.OpSignature) -> None:
@@ -232,12 +243,14 @@ def members(
 
 def check_operator(scope: Scope, op: str, at: Span, opsets: tuple[int, int], sets: Iterable[str] = ()) -> bool:
     """Tells an operator that is not in every opset of the device."""
-    if operators.exists(op, opsets):
+    if operators.exists(op, opsets, scope.domains):
         return True
-    low, high = opsets
-    if operators.exists(op):
+    stated = operators.range_of(op, opsets, scope.domains)
+    if stated is not None and operators.exists(op):
+        low, high = stated
+        domain, _ = operators.split(op)
         first = next(
-            (n for n in range(low, min(high, operators.newest_opset()) + 1) if not operators.exists(op, (n, n))), low
+            n for n in range(low, high + 1) if not operators.exists(op, (n, n), ((domain, n, n),) if domain else ())
         )
         scope.error(
             "unknown-operator",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from potc.diagnostics.source import Source, Span
 
-
 # The head of a test up to its graph: texts and remarks may hold braces.
 _GRAPH = re.compile(r'(?:"(?:[^"\\\n]|\\[^\n])*"|#[^\n]*|[^"#{])*\{(?:#[^\n]*|[^"#{])*\{')
 
@@ -198,6 +197,7 @@ class OpSignature:
     inputs: tuple[SignaturePort, ...]
     outputs: tuple[SignaturePort, ...]
     flags: tuple[str, ...]
+    where: Expr | None
     doc: str
     span: Span = _span()
 
@@ -549,9 +549,8 @@ class DeviceReference:
 
 @dataclass(frozen=True, slots=True)
 class DeviceCombination:
-    """``op`` is "&" (legal on both) or "|" (legal on either)."""
+    """``left & right``: what is legal on both."""
 
-    op: str
     left: DeviceExpr
     right: DeviceExpr
     span: Span = _span()

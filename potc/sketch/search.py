@@ -1,0 +1,195 @@
+"""Finds numbers for a frame: a local search that repairs one broken thing at a time, with restarts. Seeded, so repeatable."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from potc.language.program import Kind
+from potc.language.syntax import Call, Expr, Unary
+from potc.sketch.attributes import attribute_values
+from potc.sketch.board import Assignment, Board, Check, Variable, Verdict
+from potc.sketch.frame import Impossible
+from potc.sketch.infer import Values
+from potc.sketch.propose import Move, Proposer
+from potc.sketch.variants import schema_of
+
+DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 32)
+TRIED = 24  # moves that are judged in one step at most
+STEPS = 40
+PATIENCE = 10  # steps without progress
+
+
+@dataclass(slots=True)
+class Effort:
+    """How many candidates may still be judged."""
+
+    left: int
+
+
+def search(board: Board, random: Random, varied: bool, partly: bool, effort: Effort) -> tuple[Assignment, Verdict]:
+    """The best candidate of one run: all checks hold in it if its cost is 0.
+
+    ``varied``: shapes, ranks and attributes start at random; otherwise at the plainest. ``partly``: a candidate is of use
+    although checks fail that are not hard. Raises Impossible.
+    """
+    candidate = _start(board, random, varied)
+    verdict = board.judge(candidate)
+    if any(board.checks[k].hard or not partly for k in verdict.failed if _is_settled(board.checks[k].condition)):
+        raise Impossible("a condition is false whatever the numbers are")
+    best, best_verdict = candidate, verdict
+    seen = {frozenset(candidate.items())}
+    stuck = 0
+    for _ in range(STEPS):
+        if verdict.cost == 0:
+            return candidate, verdict
+        if stuck > PATIENCE or effort.left <= 0:
+            break
+        stuck += 1
+        found: list[tuple[int, Assignment, Verdict]] = []
+        for move in itertools.islice(_moves(board, candidate, verdict, random), TRIED):
+            changed = {**candidate, **dict(move)}
+            key = frozenset(changed.items())
+            if key in seen:
+                continue
+            seen.add(key)
+            judged = board.judge(changed)
+            effort.left -= 1
+            found.append((judged.weight, changed, judged))
+            if judged.weight < verdict.weight:
+                break  # moves come in order of promise: the first that helps is taken
+        if not found:
+            break
+        least = min(weight for weight, _, _ in found)
+        _, candidate, verdict = random.choice([f for f in found if f[0] == least])
+        if verdict.cost < best_verdict.cost:
+            best, best_verdict = candidate, verdict
+            stuck = 0
+    return best, best_verdict
+
+
+def _is_settled(condition: Expr) -> bool:
+    """True for a question that the frame alone answers."""
+    match condition:
+        case Unary("not", operand):
+            return _is_settled(operand)
+        case Call("absent", _):
+            return True
+        case _:
+            return False
+
+
+# ---------------------------------------------------------------------------------------------- the start
+
+
+def _start(board: Board, random: Random, varied: bool) -> Assignment:
+    candidate: Assignment = {("type", g): name for g, name in board.types.first().items()}
+    rank = random.choice((4, 4, 3, 2, 5)) if varied else 4
+    activation = tuple(random.choice((1, 2, 3, 4, 5, 6, 8)) for _ in range(rank)) if varied else (1, 4, 6, 6)[:rank]
+    weight = tuple(random.choice((1, 2, 3, 4)) for _ in range(rank)) if varied else (4, 4, 3, 3)[:rank]
+    for t, external in board.frame.externals.items():
+        whole = candidate["type", board.types.group[t]] not in ("f32", "f64", "f16")
+        if external.kind is Kind.ANY and whole:
+            candidate["constant", t] = True
+        constant = board.is_constant(candidate, t)
+        if external.filled is not None:
+            candidate["shape", t] = ()
+        elif whole:
+            candidate["shape", t] = (1,)
+            candidate["values", t] = Values(float(random.choice((0, 1))) if varied else 0.0)
+        else:
+            candidate["shape", t] = weight if constant else activation
+    for k, node in enumerate(board.frame.nodes):
+        schema = schema_of(node.op, board.opset)
+        for name, attribute in sorted(schema.attributes.items()) if schema is not None else ():
+            if attribute.required:
+                values = attribute_values(board, candidate, k, name)
+                if not values:
+                    raise Impossible(f"{node.op}.{name}")
+                candidate["attribute", k, name] = random.choice(values) if varied else values[0]
+            elif varied and node.pattern is not None and random.random() < 0.3:
+                values = attribute_values(board, candidate, k, name)
+                if values:
+                    candidate["attribute", k, name] = random.choice(values)
+    return candidate
+
+
+# ---------------------------------------------------------------------------------------------- repairs
+
+
+def _moves(board: Board, candidate: Assignment, verdict: Verdict, random: Random) -> Iterator[Move]:
+    """What may repair one of the broken things, most promising first."""
+    picked = list(verdict.failed)
+    random.shuffle(picked)
+    picked.sort(key=lambda k: not board.checks[k].hard)
+    sources = [_check_moves(board, candidate, verdict, board.checks[k], random) for k in picked[:3]]
+    if verdict.nodes:
+        moves = list(_node_moves(board, candidate, verdict, verdict.nodes[0], random))
+        random.shuffle(moves)
+        hard = any(board.checks[k].hard for k in verdict.failed)
+        sources.insert(len(sources) if hard and random.random() < 0.7 else 0, iter(moves))
+    most = max(4, TRIED // max(1, len(sources)))
+    for source in sources:
+        yield from itertools.islice(source, most)
+
+
+def _check_moves(board: Board, candidate: Assignment, verdict: Verdict, check: Check, random: Random) -> Iterator[Move]:
+    proposer = Proposer(board, candidate, check, board.environment(check, verdict.snapshot))
+    yield from proposer.moves(check.condition, check.wanted)
+    for node, name in proposer.attributes(check.condition):
+        yield from (((("attribute", node, name), v),) for v in attribute_values(board, candidate, node, name))
+    for t in proposer.tensors(check.condition)[:4]:
+        yield from _tensor_moves(board, candidate, t, [], random)
+
+
+def _node_moves(board: Board, candidate: Assignment, verdict: Verdict, node: int, random: Random) -> Iterator[Move]:
+    """What may make a schema accept a node: shapes like its other inputs', other attributes, other ranks."""
+    placed = board.frame.nodes[node]
+    shapes = [verdict.snapshot.shapes[t] for t in placed.inputs if t >= 0]
+    known = [s for s in shapes if s is not None and None not in s]
+    for variable, value in list(candidate.items()):
+        if variable[0] == "attribute" and variable[1] == node and value is not None:
+            schema = schema_of(placed.op, board.opset)
+            if schema is not None and variable[2] in schema.attributes and not schema.attributes[variable[2]].required:
+                yield ((variable, None),)
+            else:
+                yield from (((variable, v),) for v in attribute_values(board, candidate, node, variable[2]))
+    waiting = [t for t in placed.inputs if t >= 0]
+    sources: dict[int, None] = {}
+    while waiting:
+        t = waiting.pop(0)
+        if t in board.frame.externals:
+            sources[t] = None
+        else:
+            waiting.extend(i for i in board.frame.nodes[board.producer(t)].inputs if i >= 0)
+    for t in sources:
+        yield from _tensor_moves(board, candidate, t, known, random)
+
+
+def _tensor_moves(board: Board, candidate: Assignment, t: int, like: list[Any], random: Random) -> Iterator[Move]:
+    """Other shapes for a tensor, and other numbers where it is a whole-number constant."""
+    variable: Variable = ("shape", t)
+    shape: tuple[int, ...] = candidate[variable]
+    whole = candidate["type", board.types.group[t]] not in ("f32", "f64", "f16")
+    for other in like:
+        if tuple(other) != shape:
+            yield ((variable, tuple(other)),)
+    if whole and board.is_constant(candidate, t):
+        ranks = {len(s) for s in like if s}
+        lengths = [(), (1,), *((r,) for r in sorted(ranks)), *((2 * r,) for r in sorted(ranks))]
+        for length in lengths:
+            for fill in (0, 1, -1, 2):
+                yield ((variable, length), (("values", t), Values(float(fill))))
+        return
+    if len(shape) < 5:
+        yield ((variable, (*shape, random.choice(DIMENSIONS[:5]))),)
+        yield ((variable, (1, *shape)),)
+    if shape:
+        yield ((variable, shape[:-1]),)
+        yield ((variable, shape[1:]),)
+        axis = random.randrange(len(shape))
+        for d in random.sample(DIMENSIONS, 3):
+            yield ((variable, (*shape[:axis], d, *shape[axis + 1 :])),)
