@@ -30,7 +30,7 @@ def format_file(file: s.File) -> str:
         writer.behind(end)
     writer.statements(file.items, 0)
     writer.remarks(None, 0)
-    return "\n".join(writer.lines) + "\n" if writer.lines else ""
+    return "".join(f"{line}\n" for line in writer.finished())
 
 
 class _Writer:
@@ -42,6 +42,7 @@ class _Writer:
         self._source = source
         self._done = 0
         self._opening = 0  # how many lines there were when the innermost block began
+        self._behind: dict[int, str] = {}  # remarks behind lines, by place of the line
 
     def statements(self, items: Sequence[Any], depth: int) -> None:
         """Statements below one another. What takes several lines stands apart; else the author's blank lines are kept."""
@@ -61,7 +62,7 @@ class _Writer:
         while self._comments and (before is None or self._comments[0].span.start < before):
             comment = self._comments.pop(0)
             self._gap(comment.span.start)
-            self.lines.append(INDENT * depth + f"# {comment.text}".rstrip())
+            self.lines.append(INDENT * depth + self._remark(comment))
             self._done = max(self._done, comment.span.end)
 
     def statement(self, node: Any, lines: Sequence[str], depth: int) -> None:
@@ -90,8 +91,28 @@ class _Writer:
 
     def _attach(self) -> None:
         comment = self._comments.pop(0)
-        self.lines[-1] += f"  # {comment.text}".rstrip()
+        self._behind[len(self.lines) - 1] = self._remark(comment)
         self._done = max(self._done, comment.span.end)
+
+    def _remark(self, comment: s.Comment) -> str:
+        """As it was written, with a blank behind the mark: what is further in may be a list or a table."""
+        inner = self._source[comment.span.start + 1 : comment.span.end].rstrip()
+        return f"#{inner}" if inner[:1] in ("", " ", "#") else f"# {inner}"
+
+    def finished(self) -> list[str]:
+        """All lines. Remarks behind neighbouring lines stand below one another, as far as they fit."""
+        lines = list(self.lines)
+        for place, remark in self._behind.items():
+            run = [place]
+            while run[0] - 1 in self._behind:
+                run.insert(0, run[0] - 1)
+            while run[-1] + 1 in self._behind:
+                run.append(run[-1] + 1)
+            widest = max(len(self.lines[k]) for k in run)
+            fits = all(widest + 2 + len(self._behind[k]) <= WIDTH for k in run)
+            width = widest if fits else len(lines[place])
+            lines[place] = f"{lines[place]:<{width}}  {remark}"
+        return lines
 
     def _gap(self, start: int, forced: bool = False) -> None:
         """A blank line where the author left one or more in front of an offset, or where one must be."""
@@ -111,7 +132,7 @@ class _Writer:
         if any(node.span.start < c.span.start < node.span.end for c in self._comments):
             return ()
         kinds = tuple(type(item) for item in node.items)
-        if kinds not in ((s.SetFeature,), (s.Match,), (s.Match, s.Quant)) or any(
+        if kinds not in ((s.SetFeature,), (s.Match,), (s.Match, s.Quant), (s.Match, s.Note)) or any(
             getattr(i, "doc", "") for i in node.items
         ):
             return ()

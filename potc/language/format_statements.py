@@ -219,11 +219,12 @@ def _types(n: s.TypeList) -> str:
 
 
 def _require(n: s.RequireStatement, column: int = 0) -> list[str]:
-    """On one line if it fits; a long reason stands below its condition."""
+    """On one line if it fits, in its column if that fits too; a long reason stands below its condition."""
     if n.reason is not None:
-        flat = f"require {text(n.condition):<{column}} else {quoted(n.reason)}"
-        if len(flat) <= WIDTH - 4:
-            return [flat]
+        for width in (column, 0):
+            flat = f"require {text(n.condition):<{width}} else {quoted(n.reason)}"
+            if len(flat) <= WIDTH - 4:
+                return [flat]
     reason = [f"{INDENT * 2}else {quoted(n.reason)}"] if n.reason is not None else []
     return [*_condition("require", n.condition), *reason]
 

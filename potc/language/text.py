@@ -5,6 +5,8 @@ What was equal parses to the same tree.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from potc.language.syntax import (
     Binary,
     Boolean,
@@ -41,7 +43,11 @@ def quoted(value: str) -> str:
 
 
 def number(value: float) -> str:
-    return repr(value)
+    """The shortest spelling; small numbers as powers of ten where that is shorter."""
+    plain = repr(value)
+    mantissa, _, exponent = f"{Decimal(plain).normalize():e}".partition("e")
+    power = f"{mantissa}e{int(exponent)}"
+    return power if 0 < abs(value) < 0.01 and (len(power) < len(plain) or "e" in plain) else plain
 
 
 def operands(expr: Boolean) -> list[str]:

@@ -86,3 +86,18 @@ def test_short_rules_stand_on_one_line_whoever_wrote_them() -> None:
 def test_graphs_are_left_byte_for_byte() -> None:
     graph = 'graph {  g(float[1] x)\t=> (float[1] y)\n{ y =  Relu (x)\n\n\n   # "no remark"\n} \t}'
     assert canonical(f'test "t" {{{graph}\n expect float y}}') == f'test "t" {{\n  {graph}\n  expect float y\n}}\n'
+
+
+def test_remarks_keep_their_inner_layout_and_line_up() -> None:
+    text = "#  - a list\n#x\n#\ndevice d {\n  requantize # one\n  interchange i8, u8   # two\n  graph input: u8\n  graph output: u8 # alone\n}\n"
+    assert canonical(text) == (
+        "#  - a list\n# x\n#\ndevice d {\n  requantize          # one\n  interchange i8, u8  # two\n"
+        "  graph input: u8\n  graph output: u8  # alone\n}\n"
+    )
+
+
+def test_small_numbers_are_powers_of_ten() -> None:
+    pattern = "pattern P(x) match Mul(x, 0.044715 within {})\n"
+    assert canonical(pattern.format("0.00001")) == pattern.format("1e-5")
+    assert canonical(pattern.format("1e-3")) == pattern.format("1e-3")
+    assert canonical(pattern.format("0.25")) == pattern.format("0.25")
