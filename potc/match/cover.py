@@ -91,11 +91,12 @@ class Finder:
         return [entry for node in candidate.match.nodes for entry in self._by_op.get(self.snapshot.ops[node], ())]
 
     def near_misses(self, node: int) -> list[tuple[Rule, Trail]]:
-        """For each rule that could be anchored at a node but does not match there: how far it came, and what stopped it."""
+        """For each rule of a kernel that could be anchored at a node but does not match there: how far it came, and what
+        stopped it."""
         misses: list[tuple[Rule, Trail]] = []
         for rule, matcher in self._by_op.get(self.snapshot.ops[node], ()):
             trail = Trail()
-            if next(matcher.matches(node, trail), None) is None:
+            if not rule.is_float and next(matcher.matches(node, trail), None) is None:
                 misses.append((rule, trail))
         return misses
 

@@ -90,7 +90,7 @@ def _reasons_of(
             return
     operator = snapshot.ops[node]
     for rule in program.rules:
-        if operator in operators_of(rule.pattern):
+        if not rule.is_float and operator in operators_of(rule.pattern):
             reason = f"no kernel that takes {operator} along ends in front of it"
             yield Origin(rule.qualified, rule.span.place, reason)
             return

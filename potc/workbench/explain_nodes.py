@@ -89,10 +89,7 @@ class OverviewAnswer:
 def overview(examined: Examined) -> OverviewAnswer:
     plan = examined.plan
     counts = Counter((k.rule, k.place) for k in plan.kernels)
-    floats = tuple(
-        FloatNode(left.node, left.operator, tuple(Reason(r.rule, r.place, r.reason) for r in left.reasons))
-        for left in plan.left
-    )
+    floats = tuple(FloatNode(left.node, left.operator, why_float(examined, left.node)) for left in plan.left)
     rules = tuple(Count(rule, place, count) for (rule, place), count in sorted(counts.items()))
     nodes = len(examined.snapshot.names)
     return OverviewAnswer(examined.model.path, plan.device, nodes, len(examined.kernel_of), rules, floats)
@@ -138,6 +135,12 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
         tuple(parts),
         rewritten_from(examined, name),
     )
+
+
+def why_float(examined: Examined, name: str) -> tuple[Reason, ...]:
+    """Why a node stays in float, the nearest rule first."""
+    node = examined.node_ids[name]
+    return tuple(_decided(examined, node, [m for part in examined.parts for m in nearest(examined, part, node)]))
 
 
 def _decided(examined: Examined, node: int, missed: list[Miss]) -> list[Reason]:

@@ -33,11 +33,11 @@ class Miss:
 
 
 def nearest(examined: Examined, part: Part, node: int) -> tuple[Miss, ...]:
-    """The deepest miss of each rule that could be anchored at a node, or that takes its operator along from another one."""
+    """The deepest miss of each kernel's rule that could be anchored at a node, or takes its operator along from another."""
     operator = examined.snapshot.ops[node]
     found: list[Miss] = []
     for rule in part.program.rules:
-        if operator in operators_of(rule.pattern):
+        if not rule.is_float and operator in operators_of(rule.pattern):  # what misses a `float` rule is free to run
             matcher = part.matchers[rule.qualified]
             here = [node] if operator in matcher.anchor_ops else []
             tried = (miss_at(rule, matcher, a, node) for a in (*here, *_anchors(examined, rule, matcher, node)))
