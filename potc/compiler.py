@@ -42,6 +42,7 @@ class Job:
     estimator: str = "max"
     use_fast_bias: bool = True
     samples: int | None = None
+    externs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Compilation:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All files that were read: the model and its external data, rule files, samples."""
+        """All files that were read: the model and its external data, rule files with their Python files, samples."""
         return tuple(dict.fromkeys((*self.model.files, *self.program.sources, *self.samples.files)))
 
 
@@ -78,7 +79,7 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     """Compiles a model. Writes nothing. Raises Rejected where the rules, the model or the samples are at fault."""
     trace = trace or Trace()
     trace.stage("rules")
-    program = load_rules(job.rules, device=job.device, settings=job.settings)
+    program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
     model = read_model(job.model)
     samples = open_samples(job.data, model, job.samples)

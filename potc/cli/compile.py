@@ -64,6 +64,7 @@ class Outputs:
 @click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
+@click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
 @click.option("--data", metavar="FILE", help="Calibration samples: .npz, arrays named like the inputs.")
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
 @click.option("--preset", type=click.Choice(["performance", "mixed", "accuracy"]), default="mixed", show_default=True)
@@ -97,7 +98,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         raise click.UsageError("--depfile with -o - needs --depfile-target")
     if terminal.as_json and output == STANDARD_OUTPUT:
         raise click.UsageError("--format json and -o - both want standard output")
-    outputs.check(tuple(f for f in (words["model"], words["data"], rules) if f))
+    outputs.check(tuple(f for f in (words["model"], words["data"], rules, *words["externs"]) if f))
     return _compile(_job(rules, words), outputs, terminal)
 
 
@@ -134,6 +135,7 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         estimator=words["estimator"],
         use_fast_bias=words["use_fast_bias"],
         samples=words["samples"],
+        externs=words["externs"],
     )
 
 

@@ -72,11 +72,14 @@ _LANGUAGE = {
         "Capture it as an input, or narrow the device's `opset`.",
     ),
     "impossible-type": (
-        "A number format contradicts itself.",
+        "A number format contradicts itself, or is none that tensors are quantized to.",
         "Keep the range inside of the storage type, and one of `sym` and `asym`, of `per_tensor` and `per_channel`.",
     ),
     "impossible-opset": ("The device states no opset range, or an empty one.", "State `opset ai.onnx 13 .. 25`."),
-    "impossible-pattern": ("A pattern is larger than any kernel.", "Match fewer nodes."),
+    "impossible-pattern": (
+        "A pattern is larger than any kernel, or can't be laid on any graph.",
+        "Match fewer nodes; begin with an operator that is always there, and say where a step takes the one before.",
+    ),
     "impossible-speedup": (
         "`speedup` is not one factor above 0.",
         "Write how many times faster the kernel is than float.",
@@ -95,6 +98,14 @@ _LANGUAGE = {
         "Take it out of one of the statements, or narrow one.",
     ),
     "circular-prefer": ("`prefer` statements put a rule above itself.", "Remove one of the circle."),
+    "extern-not-allowed": (
+        "A condition is a Python function, and the file that holds it was not given on the command line.",
+        "Give the file by `--extern FILE.py` if you trust it; rule files run no code by themselves.",
+    ),
+    "extern-failed": (
+        "The Python function of an `extern pred` can't be had.",
+        'Write `from "FILE:FUNCTION"`, and check that the file runs and defines that function.',
+    ),
     "missing-match": ("A rule or rewrite has no pattern, or a statement that its kind can't have.", "Add `match`."),
     "missing-result": (
         "A rewrite does not emit what its pattern calls the result.",
@@ -136,9 +147,9 @@ _LANGUAGE = {
         "A rule matches in none of the given models.",
         "Look whether its conditions are too narrow, or give models that have its kernel.",
     ),
-    "not-supported-yet": (
-        "The file uses a part of the language that this version parses and does not carry out.",
-        "Write it without that part for now.",
+    "impossible-parent": (
+        "A device extends a meet of devices, which has no rules of its own.",
+        "Extend one of the devices of the meet, or compute the meet from devices that extend them.",
     ),
 }
 

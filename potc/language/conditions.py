@@ -83,14 +83,14 @@ class Names:
         )
 
     def _schema_attributes(self, op: str) -> tuple[str, ...]:
-        schema = operators.operator(op, self.opsets)
+        schema = operators.operator(op, self.opsets, self.scope.domains)
         return () if schema is None else tuple(schema.attributes)
 
     def _attribute(self, name: str, ops: frozenset[str], expr: syntax.Name | syntax.Field) -> bool:
         """True if ``name`` is an attribute of one of the operators, or was told to be a bad one."""
         found = False
         for op in sorted(ops):
-            schema = operators.operator(op, self.opsets)
+            schema = operators.operator(op, self.opsets, self.scope.domains)
             if schema is None:
                 found |= not operators.is_known_domain(op)
             elif name in schema.attributes:
@@ -131,6 +131,8 @@ class Names:
             wanted = str(fewest) if most == fewest else f"at least {fewest}"
         elif expr.name in QUESTIONS:
             right, wanted = count == QUESTIONS[expr.name], str(QUESTIONS[expr.name])
+        elif isinstance(self.scope.predicates.get(expr.name), syntax.ExternPredicate):
+            return  # how many arguments it takes was checked where it was found
         else:
             self.scope.unknown("function", expr.name, expr.span, {*FUNCTIONS, *QUESTIONS, *self.scope.predicates})
             return
@@ -210,14 +212,14 @@ class _Expansion:
             args.append((self.of(arg, given, trail, depth + 1), 0))
             args[-1] = (args[-1][0], before - self.left)
         true = syntax.Truth(True, expr.span)
-        if isinstance(predicate, syntax.ExternPredicate):
-            return true
         if len(args) != len(predicate.parameters):
             message = f"`{expr.name}` takes {len(predicate.parameters)} argument(s), found {len(args)}"
             self.scope.error(
                 "wrong-arity", message, expr.span, "give as many arguments as it takes", predicate.span, "defined here"
             )
             return true
+        if isinstance(predicate, syntax.ExternPredicate):
+            return replace(expr, args=tuple(arg for arg, _ in args))
         if expr.name in trail:
             message = f"predicate `{expr.name}` calls itself"
             self.scope.error("recursive-definition", message, predicate.span, "conditions have no recursion")

@@ -28,6 +28,7 @@ class Inherited:
     values: dict[str, syntax.SetFeature] = field(default_factory=dict)
     accums: list[syntax.Accum] = field(default_factory=list)
     opset: syntax.OpsetRange | None = None
+    domains: dict[str, syntax.OpsetRange] = field(default_factory=dict)
     passes: list[syntax.Pass] = field(default_factory=list)
     same_scale: list[syntax.SameScale] = field(default_factory=list)
     prefers: list[tuple[syntax.PreferStatement, str]] = field(default_factory=list)
@@ -39,20 +40,32 @@ class Inherited:
 def inherit(scope: Scope, device: syntax.Device, trail: tuple[str, ...] = ()) -> Inherited:
     """A device with everything of its parents. Tells circles, conflicts, overrides of nothing."""
     result = Inherited(device.name, device.doc)
-    for parent_name in device.parents:
-        parent = scope.devices.get(parent_name)
-        if parent is None:
-            scope.unknown("device", parent_name, device.span, scope.devices)
-        elif isinstance(parent, syntax.DeviceAlgebra):
-            scope.not_supported("extending a device that is computed from others", device.span)
-        elif parent_name in (*trail, device.name) or len(trail) > 32:
-            scope.error(
-                "recursive-definition", f"device `{device.name}` extends itself", device.span, "devices have no circles"
-            )
-        else:
-            _merge(scope, device, result, inherit(scope, parent, (*trail, device.name)))
+    for name in device.parents:
+        parent = _parent(scope, device, name, (*trail, device.name))
+        if parent is not None:
+            _merge(scope, device, result, parent)
     _own(scope, device, result)
     return result
+
+
+def _parent(scope: Scope, device: syntax.Device, name: str, trail: tuple[str, ...]) -> Inherited | None:
+    """What a device inherits from one parent; None after a mistake."""
+    parent = scope.devices.get(name)
+    if parent is None:
+        scope.unknown("device", name, device.span, scope.devices)
+        return None
+    if name in trail or len(trail) > 32:
+        message = f"device `{device.name}` extends itself"
+        scope.error("recursive-definition", message, device.span, "devices have no circles")
+        return None
+    if isinstance(parent, syntax.Device):
+        return inherit(scope, parent, trail)
+    if isinstance(parent.value, syntax.DeviceCombination):
+        message = f"`{name}` is a meet of devices: it has no rules of its own that `{device.name}` could inherit"
+        scope.error("impossible-parent", message, device.span, "extend one of them", parent.span, "the meet")
+        return None
+    inner = _parent(scope, device, parent.value.name, (*trail, name))
+    return None if inner is None else with_settings(inner, parent.value.settings, scope)
 
 
 def _merge(scope: Scope, device: syntax.Device, result: Inherited, parent: Inherited) -> None:
@@ -74,6 +87,7 @@ def _merge(scope: Scope, device: syntax.Device, result: Inherited, parent: Inher
     result.features |= parent.features
     result.values |= parent.values
     result.graph |= parent.graph
+    result.domains |= parent.domains
     result.interchange |= parent.interchange
     result.requantize |= parent.requantize
     for mine, theirs in (
@@ -185,9 +199,6 @@ def _set(scope: Scope, result: Inherited, item: syntax.SetFeature) -> None:
 
 
 def _opset(scope: Scope, result: Inherited, item: syntax.OpsetRange) -> None:
-    if item.domain != "ai.onnx":
-        scope.not_supported(f"an opset range of `{item.domain}`", item.span, "state the range of `ai.onnx`")
-        return
     if not 1 <= item.low <= item.high:
         scope.error(
             "impossible-opset",
@@ -196,15 +207,19 @@ def _opset(scope: Scope, result: Inherited, item: syntax.OpsetRange) -> None:
             "write the lower one first, from 1",
         )
         return
-    if item.low > operators.newest_opset():
+    newest = operators.newest_of("" if item.domain == "ai.onnx" else item.domain)
+    if newest is not None and item.low > newest:
         scope.error(
             "impossible-opset",
-            f"opset {item.low} is newer than {operators.newest_opset()}, the newest that potc knows",
+            f"opset {item.low} of `{item.domain}` is newer than {newest}, the newest that potc knows",
             item.span,
             "lower it, or update onnx",
         )
         return
-    result.opset = item
+    if item.domain == "ai.onnx":
+        result.opset = item
+    else:
+        result.domains[item.domain] = item
 
 
 # ---------------------------------------------------------------------------------------------- features

@@ -113,17 +113,11 @@ def _device_algebra(n: s.DeviceAlgebra) -> str:
     return f"device {n.name} = {_device_expr(n.value)}"
 
 
-def _device_expr(n: s.DeviceExpr, inner: bool = False) -> str:
+def _device_expr(n: s.DeviceExpr) -> str:
     if isinstance(n, s.DeviceReference):
         return n.name + (f" with ({_settings(n.settings)})" if n.settings else "")
-    # Both operators group to the left and `&` binds stronger.
-    left = _device_expr(n.left)
-    right = _device_expr(n.right)
-    if n.op == "&" and isinstance(n.left, s.DeviceCombination) and n.left.op == "|":
-        left = f"({left})"
-    if isinstance(n.right, s.DeviceCombination) and not (n.op == "|" and n.right.op == "&"):
-        right = f"({right})"
-    return f"{left} {n.op} {right}"
+    right = _device_expr(n.right)  # `&` groups to the left
+    return f"{_device_expr(n.left)} & {f'({right})' if isinstance(n.right, s.DeviceCombination) else right}"
 
 
 def _feature(n: s.FeatureDefinition) -> str:

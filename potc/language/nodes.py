@@ -9,7 +9,7 @@ from potc.diagnostics.source import Span
 from potc.language import operators, syntax
 from potc.language.conditions import Names
 from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Step
-from potc.language.scope import Member, Scope, members
+from potc.language.scope import Member, Scope, check_operator, members
 from potc.language.ways import FIRST, PREVIOUS, Part, Placed, Renaming, Way, labeled, moved, reads
 
 MAX_NODES = 256
@@ -131,7 +131,7 @@ class Nodes:
 
     def _arity(self, ops: frozenset[str], node: syntax.NodePattern, args: Sequence[Arg]) -> None:
         for op in sorted(ops):
-            schema = operators.operator(op, self.opsets)
+            schema = operators.operator(op, self.opsets, self.scope.domains)
             # An optional input that one operator of a set does not have is absent there.
             needed = max((k + 1 for k, a in enumerate(args) if not (isinstance(a, Capture) and a.optional)), default=0)
             needed = max(needed, len(args)) if len(ops) == 1 else needed
@@ -230,7 +230,11 @@ class Nodes:
         """The operator, set or pattern that an argument names."""
         if isinstance(arg, syntax.ArgCapture) and arg.kind == "any" and not (arg.optional or arg.variadic):
             self.used.update({arg.name} & self.given.keys())
-            return self.given.get(arg.name, arg.name)
+            sets = (*self.sets, *self.scope.op_sets, *self.scope.patterns)
+            known = arg.name in (*self.given, *sets)
+            if known or check_operator(self.scope, arg.name, arg.span, self.opsets, sets):
+                return self.given.get(arg.name, arg.name)
+            return vendor(parameter.name)
         message = f"`{parameter.name}` of pattern `{pattern}` stands for operators"
         help_ = "give the name of an operator, or of a set (`ops NAME = ...`)"
         self.scope.error("unknown-operator", message, arg.span, help_, parameter.span, "declared here")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+Domains = tuple[tuple[str, int, int], ...]  # domain, oldest and newest opset: what a device states beside ONNX's own
 VARIADIC = 1 << 20  # onnx gives variadic operators a very large number of inputs
 _COMPILED = "onnx.onnx_cpp2py_export"
 
@@ -71,34 +72,53 @@ def newest_opset() -> int:
     return int(versions[""][1])
 
 
+def newest_of(domain: str) -> int | None:
+    """The newest opset of another domain that the installed onnx knows; None for those of vendors."""
+    versions = _schemas().schema_version_map()
+    return int(versions[domain][1]) if domain in versions else None
+
+
 def is_known_domain(op: str) -> bool:
     """False for operators of vendors, of which ONNX says nothing."""
     return split(op)[0] in _schemas().schema_version_map()
 
 
 @lru_cache(maxsize=4096)
-def exists(op: str, opsets: tuple[int, int] | None = None) -> bool:
-    """True if an operator is in every opset of the range (None: in any opset). Vendors' operators always are."""
+def exists(op: str, opsets: tuple[int, int] | None = None, domains: Domains = ()) -> bool:
+    """True if an operator is in every opset of the range (None: in any opset). Vendors' operators always are.
+
+    ``opsets`` is about ONNX's own domain; ``domains`` holds the ranges of others, which need not be stated.
+    """
     domain, name = split(op)
     if not is_known_domain(op):
         return True
-    if domain or opsets is None:
+    if opsets is None:
         return bool(_schemas().has_schema(name, domain))
-    return len(_versions(op, opsets)) > 0
+    return len(_versions(op, opsets, domains)) > 0
+
+
+def range_of(op: str, opsets: tuple[int, int], domains: Domains = ()) -> tuple[int, int] | None:
+    """The opsets of an operator's own domain in which it must exist; None where a device does not state them."""
+    domain, _ = split(op)
+    stated = opsets if not domain else next(((low, high) for d, low, high in domains if d == domain), None)
+    newest = newest_of(domain)
+    if stated is None or newest is None:
+        return None
+    return max(1, min(stated[0], newest)), max(1, min(stated[1], newest))
 
 
 @lru_cache(maxsize=4096)
-def _versions(op: str, opsets: tuple[int, int]) -> tuple[Any, ...]:
+def _versions(op: str, opsets: tuple[int, int], domains: Domains) -> tuple[Any, ...]:
     """The distinct schemas in force, oldest first; empty if any opset of the range has none."""
     domain, name = split(op)
     module = _schemas()
-    low, high = max(1, min(opsets[0], newest_opset())), max(1, min(opsets[1], newest_opset()))
-    if domain:
+    stated = range_of(op, opsets, domains)
+    if stated is None:
         return (module.get_schema(name, domain=domain),) if module.has_schema(name, domain) else ()
     found: dict[int, Any] = {}
-    for opset in range(low, high + 1):
+    for opset in range(stated[0], stated[1] + 1):
         try:
-            schema = module.get_schema(name, opset, "")
+            schema = module.get_schema(name, opset, domain)
         except module.SchemaError:
             return ()
         if schema.deprecated:
@@ -108,9 +128,9 @@ def _versions(op: str, opsets: tuple[int, int]) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4096)
-def operator(op: str, opsets: tuple[int, int]) -> Operator | None:
+def operator(op: str, opsets: tuple[int, int], domains: Domains = ()) -> Operator | None:
     """What is true of an operator in every opset of the range; None if it is unknown in one, or a vendor's."""
-    versions = _versions(op, opsets) if is_known_domain(op) else ()
+    versions = _versions(op, opsets, domains) if is_known_domain(op) else ()
     if not versions:
         return None
     newest = versions[-1]

@@ -5,8 +5,8 @@ A ``Program`` is one device: its own statements, those it inherits, and what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from potc.diagnostics.diagnostic import Diagnostic
@@ -355,13 +355,26 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Extern:
+    """``extern pred``: a Python function of a file that was allowed to run. Checks never call it."""
+
+    name: str
+    origin: str
+    function: Callable[..., object] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """One device, checked and complete.
 
     ``parts``: the devices of a meet (``device any = cpu & gpu``), each once and in an order of their own; a model is legal
-    for a meet if it is for every part. A meet has no statements of its own. ``rules`` are sorted by qualified name, so nothing depends on the order in the file. ``features`` hold the values in
-    force. ``sources`` are all files read, in import order (for dependency files); ``digest`` is a sha256 (hex) of the
-    canonical form of everything that can change a result.
+    for a meet if it is for every part. A meet has no statements of its own.
+
+    ``rules`` are sorted by qualified name, so nothing depends on the order in the file. ``features`` hold the values in
+    force. ``domains`` are opset ranges beside ``opset``, that of ONNX itself. ``externs`` are the Python functions of
+    ``extern pred``, ``extern_files`` the sha256 of each file that was allowed to run. ``sources`` are all files read, in
+    import order (for dependency files); ``digest`` is a sha256 (hex) of the canonical form of everything that can change
+    a result.
     """
 
     device: str
@@ -383,6 +396,9 @@ class Program:
     digest: str
     warnings: tuple[Diagnostic, ...] = ()  # what `check` says beside errors; never part of the digest
     parts: tuple[Program, ...] = ()
+    externs: tuple[Extern, ...] = ()
+    extern_files: tuple[str, ...] = ()
+    domains: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     @property
     def members(self) -> tuple[Program, ...]:

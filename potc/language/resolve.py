@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from functools import lru_cache
 
 from potc.diagnostics.diagnostic import Diagnostics, Severity, reject
 from potc.diagnostics.source import Span
 from potc.language import operators, syntax
 from potc.language.conditions import Names
 from potc.language.devices import Inherited, feature_values, inherit, with_settings
+from potc.language.extern import read_extern_files, with_externs
 from potc.language.files import Library, read_library
 from potc.language.formats import Formats
 from potc.language.patterns import Lowering
@@ -20,22 +22,31 @@ from potc.language.rules import Setting, accumulator, first_ops, resolve_rewrite
 from potc.language.scope import Scope, build_scope, members
 
 DEFAULT_OPSET = 13  # the first with per-channel DequantizeLinear, what compiled models need at least
-NOT_IN_DIGEST = frozenset({"span", "doc", "notes", "reason", "because", "sources", "digest", "warnings"})
+NOT_IN_DIGEST = frozenset({"span", "doc", "notes", "reason", "because", "sources", "digest", "warnings", "function"})
 
 
-def load_rules(path_or_name: str, *, device: str | None = None, settings: Mapping[str, str] | None = None) -> Program:
+def load_rules(
+    path_or_name: str,
+    *,
+    device: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    externs: Sequence[str] = (),
+) -> Program:
     """Reads, checks and resolves one device.
 
     ``path_or_name``: a path, or a shipped file's name in any case (``cpu``). ``device``: one of the file or of the files
-    that it uses; the file's first by default. ``settings``: feature values as words. Raises Rejected.
+    that it uses; the file's first by default. ``settings``: feature values as words. ``externs``: Python files that may
+    run, for ``extern pred``. Raises Rejected.
     """
     library = read_library(path_or_name)
     problems = Diagnostics()
     scope = build_scope(library, problems)
+    files = read_extern_files(externs)
     program = _resolve(library, scope, choose_device(library, scope, device), settings or {})
+    program = with_externs(program, scope, files)
     _tests(scope)
     problems.stop()
-    return program
+    return replace(program, digest=digest(program)) if program.externs or files else program
 
 
 def load_rewrites(path: str) -> Program:
@@ -195,6 +206,7 @@ def _members(
 
 def device_setting(library: Library, scope: Scope, inherited: Inherited, words: Mapping[str, str]) -> Setting:
     """What all rules of a device share. ``words``: feature values as given from outside."""
+    scope.domains = tuple(sorted((name, item.low, item.high) for name, item in inherited.domains.items()))
     opsets = _opsets(library, scope, inherited)
     features = feature_values(scope, inherited, words)
     formats = Formats(scope, inherited.qtypes, features)
@@ -218,6 +230,7 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
     program = Program(
         device=inherited.name,
         opset=setting.opsets,
+        domains={name: (low, high) for name, low, high in scope.domains},
         features=setting.features,
         rules=rules,
         passes=passes,
@@ -361,11 +374,12 @@ def digest(program: Program) -> str:
 
 
 def _canonical(value: object) -> str:
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = ",".join(
-            f"{f.name}={_canonical(getattr(value, f.name))}" for f in fields(value) if f.name not in NOT_IN_DIGEST
-        )
+    names = _digested(type(value))
+    if names is not None:
+        inner = ",".join([f"{name}={_canonical(getattr(value, name))}" for name in names])
         return f"{type(value).__name__}({inner})"
+    if isinstance(value, str | int | float):
+        return repr(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{_canonical(v)}" for k, v in sorted(value.items())) + "}"
     if isinstance(value, frozenset):
@@ -373,3 +387,9 @@ def _canonical(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ",".join(_canonical(v) for v in value) + "]"
     return str(value) if isinstance(value, Enum) else repr(value)
+
+
+@lru_cache(maxsize=128)
+def _digested(kind: type) -> tuple[str, ...] | None:
+    """The fields that count, of a class that has fields."""
+    return tuple(f.name for f in fields(kind) if f.name not in NOT_IN_DIGEST) if is_dataclass(kind) else None

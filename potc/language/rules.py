@@ -337,7 +337,7 @@ def _emit_node(setting: Setting, names: Names, low: Lowered, bind: syntax.EmitBi
     scope = setting.scope
     args = tuple(names.checked(a) for a in node.args)
     if check_operator(scope, node.op, node.span, setting.opsets):
-        schema = operators.operator(node.op, setting.opsets)
+        schema = operators.operator(node.op, setting.opsets, scope.domains)
         if schema is not None:
             if len(args) < schema.fewest or (schema.most is not None and len(args) > schema.most):
                 wanted = f"{schema.fewest} .. {schema.most}" if schema.most is not None else f"at least {schema.fewest}"

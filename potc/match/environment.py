@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from potc.graph.snapshot import Snapshot
 from potc.language.expression import Environment, Evaluation, ExpressionError, UnknownValue, compile_expression
 from potc.language.program import Program, Signature
 from potc.language.syntax import Expr
+from potc.match.extern import Tensor, ask, read_only
 
 if TYPE_CHECKING:
     from potc.match.match import Binding
@@ -38,17 +39,19 @@ class Scope:
     features: Mapping[str, bool | int | float]
     stored: Callable[[int], bool] | None = None
     axis_names: frozenset[str] = frozenset()
+    externs: Mapping[str, Callable[..., object]] = field(default_factory=dict[str, Callable[..., object]])
 
     @staticmethod
     def of(program: Program, stored: Callable[[int], bool] | None = None) -> Scope:
         ports = [p for s in program.signatures.values() for p in (*s.inputs, *s.outputs)]
         names = frozenset(name for port in ports for name, _ in port.axes)
-        return Scope(program.signatures, program.features, stored, names)
+        externs = {extern.name: extern.function for extern in program.externs}
+        return Scope(program.signatures, program.features, stored, names, externs)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """A tensor as conditions see it. ``node`` and ``port``: where the match reads it (port -1: ``node`` makes it)."""
+    """A tensor as conditions see it. ``node`` and ``port``: where the match reads it (port -1 - k: output k of ``node``)."""
 
     snapshot: Snapshot
     scope: Scope
@@ -179,11 +182,27 @@ class MatchEnvironment(Environment):
     def call(self, name: str, args: tuple[object, ...]) -> object:
         question = _QUESTIONS.get(name)
         if question is None:
-            return NotImplemented
+            function = self._scope.externs.get(name)
+            return NotImplemented if function is None else ask(name, function, tuple(map(_plain_value, args)))
         try:
             return question(self._snapshot, self._scope, *args)
         except TypeError as error:
             raise ExpressionError(f"{name}: {error}", None) from error
+
+
+def _plain_value(obj: object) -> object:
+    """What a Python function gets for an argument: numbers, text, tuples, arrays, and ``Tensor`` for tensors."""
+    if isinstance(obj, TensorView):
+        snapshot, tensor = obj.snapshot, obj.tensor
+        value = read_only(snapshot.value(tensor)) if snapshot.is_constant(tensor) else None
+        return Tensor(snapshot.dtypes[tensor], snapshot.shapes[tensor], value)
+    if isinstance(obj, ShapeView):
+        return obj.view.snapshot.shapes[obj.view.tensor]
+    if isinstance(obj, AxisName):
+        return obj.name
+    if isinstance(obj, np.ndarray):
+        return read_only(obj)
+    return tuple(map(_plain_value, obj)) if isinstance(obj, tuple) else obj
 
 
 def _views(obj: object, name: str) -> tuple[TensorView, ...]:
@@ -327,11 +346,11 @@ class _AttributeEnvironment(Environment):
 def axis_of(
     snapshot: Snapshot, signatures: Mapping[str, Signature], node: int, port: int, role: str, rank: int
 ) -> int | None:
-    """Number (0 <= axis < rank) of the axis that std.rules calls ``role`` at an input port (-1: the first output)."""
+    """Number (0 <= axis < rank) of the axis that std.rules calls ``role`` at an input port (-1 - k: output k)."""
     signature = signatures.get(snapshot.ops[node])
     if signature is None:
         return None
-    ports = signature.outputs[:1] if port < 0 else signature.inputs[port : port + 1]
+    ports = signature.inputs[port : port + 1] if port >= 0 else signature.outputs[-1 - port : -port]
     for entry in ports:
         for name, expression in entry.axes:
             if name == role:

@@ -49,6 +49,7 @@ def test_every_code_of_the_language_has_a_case() -> None:
         "import-cycle": "test_resolve.py",
         "missing-device": "test_resolve.py",
         "impossible-pattern": "test_resolve.py",
+        "extern-not-allowed": "test_extern.py",
         "untested-rule": "test_strict.py",
         "missing-reason": "test_strict.py",
         "never-fired": "test_strict.py",
