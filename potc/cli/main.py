@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
@@ -65,6 +65,8 @@ class LazyGroup(click.Group):
 
 def version_line() -> str:
     """What this is and what it stands on, without importing any of it."""
+    from importlib import metadata  # slow to import, and seldom asked
+
     onnx, runtime = metadata.version("onnx"), metadata.version("onnxruntime")
     return f"potc {__version__} (rule language 1, onnx {onnx}, onnxruntime {runtime})"
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from potc.language import operators
-from potc.language.program import Arg, Capture, Kind, Literal, Program, Result, Rule
+from potc.language.program import Arg, Capture, Kind, Literal, Pattern, Program, Require, Result, Rule
 from potc.language.satisfy import entails, satisfiable
 from potc.language.syntax import Call, Compare, Expr, Name, Number
 from potc.language.variants import Condition, Form, Forms, Placement, Spot, forms_of, placements, renamed
@@ -22,12 +23,16 @@ class Forest:
     def __init__(self, program: Program) -> None:
         self.opset = program.opset
         self.commutative = frozenset(op for op, s in program.signatures.items() if s.commutative)
-        self.forms: dict[str, Forms] = {
-            r.qualified: forms_of(r.pattern, r.requires, program.opset) for r in program.rules
-        }
-        self.possible: dict[str, tuple[Form, ...]] = {
-            name: tuple(f for f in forms.forms if is_possible(f)) for name, forms in self.forms.items()
-        }
+        found = {r.qualified: _forms(r.pattern, r.requires, program.opset) for r in program.rules}
+        self.forms: dict[str, Forms] = {name: forms for name, (forms, _) in found.items()}
+        self.possible: dict[str, tuple[Form, ...]] = {name: possible for name, (_, possible) in found.items()}
+
+
+@lru_cache(maxsize=1024)
+def _forms(pattern: Pattern, requires: tuple[Require, ...], opsets: tuple[int, int]) -> tuple[Forms, tuple[Form, ...]]:
+    """All forms, and those that a graph can have. Devices of one run share many rules."""
+    forms = forms_of(pattern, requires, opsets)
+    return forms, tuple(f for f in forms.forms if is_possible(f))
 
 
 class Precedence:
