@@ -46,10 +46,10 @@ class _Writer:
 
     def statements(self, items: Sequence[Any], depth: int) -> None:
         """Statements below one another. What takes several lines stands apart; else the author's blank lines are kept."""
-        columns = _columns(items)
+        columns, short = _columns(items), self._short_ones(items, depth)
         tall = False  # does the statement before stand apart?
         for k, item in enumerate(items):
-            lines = self._short(item, depth) or _lines(item, columns)
+            lines = short.get(k) or _lines(item, columns)
             apart = _stands_apart(item, lines)
             first = self._comments[0].span.start if self._comments else item.span.start
             forced = k > 0 and (tall or apart or _other_kind(items[k - 1], item, depth))
@@ -125,21 +125,38 @@ class _Writer:
         self.lines.append(line)
         self._opening = len(self.lines)
 
-    def _short(self, node: Any, depth: int) -> tuple[str, ...]:
-        """A rule of one or two short statements and a device with one setting fit on a line, where no remark is inside."""
-        if not isinstance(node, s.Device | s.RuleDefinition) or not node.items:
-            return ()
-        if any(node.span.start < c.span.start < node.span.end for c in self._comments):
-            return ()
+    def _short_ones(self, items: Sequence[Any], depth: int) -> Mapping[int, list[str]]:
+        """The lines of short rules and devices, by place. The braces of neighbours stand below one another if that fits."""
+        short = {k: inner for k, item in enumerate(items) if (inner := self._short(item, depth))}
+        runs: list[list[int]] = []
+        for k in short:
+            between = self._source[items[k - 1].span.end : items[k].span.start] if k else ""
+            if runs and k - 1 == runs[-1][-1] and between.isspace() and _BLANK.match(between) is None:
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        lines: dict[int, list[str]] = {}
+        for run in runs:
+            column = max(len(_head(items[k])) for k in run)
+            fits = all(len(INDENT * depth) + column + len(short[k]) + 5 <= WIDTH for k in run)
+            width = column if fits else 0
+            lines |= {k: [f"{_head(items[k]):<{width}} {{ {short[k]} }}"] for k in run}
+        return lines
+
+    def _short(self, node: Any, depth: int) -> str:
+        """What stands between the braces of a rule of one or two short statements, or of a device with one setting, if it
+        all fits on a line and no remark is inside."""
+        if not isinstance(node, s.Device | s.RuleDefinition):
+            return ""
         kinds = tuple(type(item) for item in node.items)
-        if kinds not in ((s.SetFeature,), (s.Match,), (s.Match, s.Quant), (s.Match, s.Note)) or any(
-            getattr(i, "doc", "") for i in node.items
-        ):
-            return ()
+        if kinds not in ((s.SetFeature,), (s.Match,), (s.Match, s.Quant), (s.Match, s.Note)):
+            return ""
+        if any(node.span.start < c.span.start < node.span.end for c in self._comments):
+            return ""
         inner = [statement(item) for item in node.items]
-        line = f"{_head(node)} {{ {'   '.join(lines[0] for lines in inner)} }}"
-        fits = all(len(lines) == 1 for lines in inner) and len(INDENT * depth + line) <= WIDTH
-        return (line,) if fits else ()
+        line = "   ".join(lines[0] for lines in inner)
+        fits = len(INDENT * depth + _head(node)) + len(line) + 5 <= WIDTH
+        return line if fits and all(len(lines) == 1 for lines in inner) else ""
 
     def _test(self, node: s.Test, depth: int) -> None:
         devices = f" for {', '.join(node.devices)}" if node.devices else ""

@@ -63,3 +63,10 @@ def test_marks_and_line_ends_of_other_systems_go(tmp_path: Path) -> None:
     assert main(["fmt", "--check", str(file)]) == 1
     assert main(["fmt", str(file)]) == 0
     assert file.read_bytes() == b"potc 1\nuse std\n"
+
+
+RULES = sorted((Path(__file__).parents[2] / "rules").glob("*.rules"))
+
+
+def test_shipped_files_are_formatted(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fmt", "--check", *map(str, RULES)]) == 0, capfd.readouterr().out

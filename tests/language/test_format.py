@@ -83,6 +83,11 @@ def test_short_rules_stand_on_one_line_whoever_wrote_them() -> None:
     )
 
 
+def test_braces_of_short_neighbours_line_up() -> None:
+    text = "device d {\n  rule f { match A }\n  float long { match B }\n\n  rule g { match C }\n  ## Doc.\n  rule gg { match D }\n}\n"
+    assert canonical(text) == text.replace("rule f {", "rule f     {")
+
+
 def test_graphs_are_left_byte_for_byte() -> None:
     graph = 'graph {  g(float[1] x)\t=> (float[1] y)\n{ y =  Relu (x)\n\n\n   # "no remark"\n} \t}'
     assert canonical(f'test "t" {{{graph}\n expect float y}}') == f'test "t" {{\n  {graph}\n  expect float y\n}}\n'
