@@ -36,7 +36,7 @@ td > div + div { margin-top: .35em }
 .wide { overflow-x: auto }
 .wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper) }
 svg { max-width: 100%; height: auto }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink); text-anchor: middle }
+svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
 svg .from { fill: var(--soft); font-size: 12px }
 svg rect { fill: var(--faint); stroke: var(--soft) }
 svg .optional { stroke-dasharray: 4 3 }

@@ -58,8 +58,10 @@ def _box(box: Box, centre: tuple[float, float], width: float) -> str:
     x, y = centre
     kind = ' class="optional"' if box.optional else ""
     outside = ", ".join(box.inputs)
-    above = f'<text class="from" x="{x:g}" y="{y - HEIGHT / 2 - 5:g}">{escape(outside)}</text>' if outside else ""
+    # Beside the line that comes from above, if there is one.
+    place = f'x="{x - 6:g}" text-anchor="end"' if box.reads else f'x="{x:g}" text-anchor="middle"'
+    above = f'<text class="from" {place} y="{y - HEIGHT / 2 - 5:g}">{escape(outside)}</text>' if outside else ""
     return (
         f'<rect{kind} x="{x - width / 2:g}" y="{y - HEIGHT / 2:g}" width="{width:g}" height="{HEIGHT}" rx="5"/>'
-        f'<text x="{x:g}" y="{y + 5:g}">{escape(box.label)}</text>{above}'
+        f'<text x="{x:g}" y="{y + 5:g}" text-anchor="middle">{escape(box.label)}</text>{above}'
     )

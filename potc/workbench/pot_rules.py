@@ -20,7 +20,7 @@ from potc.language import operators
 from potc.language.format import format_file
 from potc.language.lattice import spell
 from potc.language.parse import parse
-from potc.language.program import Granularity, QType, storage_limits
+from potc.language.program import INTEGERS, Granularity, QType, storage_limits
 from potc.workbench.pot_json import Entry, HardwareFile, Named, NumberFormat
 
 OPSETS = (13, 25)
@@ -176,31 +176,41 @@ class _Writer:
             if not entry.quantized or "graph" in about:
                 continue
             ops = self._operators(entry)
+            forms = 0
             for form in operation_types()["kinds"][about["kind"]]:
                 mine = {op: c for op, c in ops.items() if op in form.get("only", ops)}
                 made = self._form(entry, about["kind"], form)
                 if not mine or made is None:
                     continue
+                forms += 1
                 # Operators with conditions of their own have a rule of their own.
                 key = made if not any(mine.values()) else _Form(entry.type, *_rest(made))
                 group = groups.setdefault(key, _Group())
                 group.ops |= mine
                 group.types[entry.type] = entry
+            if ops and not forms:
+                message = f"{entry.type} is not carried over: its formats don't say what a kernel reads"
+                self.warn("not-carried-over", message, entry.span, "write a rule for it if the device needs one")
         return groups
 
     def _form(self, entry: Entry, kind: str, form: Mapping[str, Any]) -> _Form | None:
         """How the rule of an entry would read, or None where it quantizes nothing."""
         quants: list[tuple[str, str]] = []
         for role, targets in (("activations", form["activations"]), ("weights", form["weights"])):
-            if role in entry.formats and targets:
-                quants.append((", ".join(targets), self._list(entry, role, form["axis"])))
-        if not quants or (form["weights"] and "weights" not in entry.formats):
-            return None
+            types = self._list(entry, role, form["axis"]) if role in entry.formats and targets else ""
+            if types:
+                quants.append((", ".join(targets), types))
+            elif role == "weights" and targets:
+                return None
         if "outputs" in entry.formats:
             stored = self._list(entry, "outputs", None)
-            if all(f.bits == 32 for named in entry.formats["outputs"] for f in named.formats):
+            if "activations" in entry.formats and all(
+                f.bits == 32 for named in entry.formats["outputs"] for f in named.formats
+            ):
                 stored += f" | {self._list(entry, 'activations', None)}"  # a sum that no reader takes as it is
-            quants.append(("y", stored))
+            quants += [("y", stored)] if stored else []
+        if not quants:
+            return None
         unify: list[tuple[str, ...]] = []
         if entry.unify_all:
             unify.append(tuple(f"{t}..." if f"{t}..." in form["args"] else t for t in form["activations"]))
@@ -223,7 +233,7 @@ class _Writer:
             result = " as y" if any(target == "y" for target, _ in form.quants) else ""
             yield from self._sources(group.types)
             yield f"rule {names[form]} {{"
-            yield f"match {head}{form.args}{result}"
+            yield f"match {head}{_spoken_of(form, inner)}{result}"
             yield from (f'require {condition} else "{reason}"' for condition, reason in form.require)
             yield "quant " + ", ".join(f"{targets}: {types}" for targets, types in form.quants)
             yield from (f"unify {', '.join(group_)}" for group_ in form.unify)
@@ -258,7 +268,14 @@ class _Writer:
         groups: dict[str, _Group] = {}
         for entry in entries:
             about = operation_types()["operations"][entry.type]
-            if not entry.quantized and "graph" not in about:
+            if entry.quantized or "graph" in about:
+                continue
+            if about["kind"] not in operation_types()["passing"]:
+                message = (
+                    f"{entry.type} is not carried over: without formats values would pass through, and it computes"
+                )
+                self.warn("not-carried-over", message, entry.span, "give it formats, or leave it out")
+            else:
                 for op, condition in self._operators(entry).items():
                     group = groups.setdefault(condition, _Group())
                     group.ops[op] = condition
@@ -273,7 +290,8 @@ class _Writer:
             role = "outputs" if direction == "input" else "activations"
             if direction is not None and role in entry.formats:
                 yield from self._sources({entry.type: entry})
-                yield f"graph {direction}: {self._list(entry, role, None)}"
+                types = self._list(entry, role, None)
+                yield f"graph {direction}: {types}" if types else ""
 
     # ------------------------------------------------------------------------------------------ formats
 
@@ -292,7 +310,11 @@ class _Writer:
                 "not-carried-over", message, entry.span, "nothing is to be done; only weights have several scales"
             )
         for named in entry.formats[role]:
-            types = tuple(dict.fromkeys(t for f in named.formats for t in _qtypes(f, role, axis)))
+            every = tuple(dict.fromkeys(t for f in named.formats for t in _qtypes(f, role, axis)))
+            types = tuple(t for t in every if t.storage in INTEGERS)
+            for lost in sorted({t.storage for t in every} - {t.storage for t in types}):
+                message = f"{role} of {entry.type} in `{lost}` are not carried over: ONNX does not quantize to it"
+                self.warn("not-carried-over", message, entry.span, "give another format if none is left")
             label = named.name or "an object in place"
             new = [t for t in types if t not in seen]
             if len(new) < len(types):
@@ -320,6 +342,19 @@ class _Writer:
             if self.qtypes.setdefault(word, types) == types:
                 return word
         raise AssertionError
+
+
+def _spoken_of(form: _Form, conditions: str) -> str:
+    """The arguments; names that the rule does not use begin with ``_``."""
+    texts = (
+        conditions,
+        *(t for t, _ in form.quants),
+        *(c for c, _ in form.require),
+        *(n for u in form.unify for n in u),
+    )
+    used = set(re.findall(r"\w+", " ".join(texts)))
+    args = form.args.strip("()").split(", ")
+    return f"({', '.join(a if a[0] == '_' or re.split('[^a-z]', a)[0] in used else f'_{a}' for a in args)})"
 
 
 def _rest(form: _Form) -> tuple[Any, ...]:

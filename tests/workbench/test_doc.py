@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_every_device_has_a_page_that_the_index_names() -> None:
 # ---------------------------------------------------------------------------------------------- laws
 
 
-@lru_cache(maxsize=None)
+@cache
 def devices(name: str) -> tuple[tuple[Program, Device], ...]:
     return tuple((p, (describe_meet if p.parts else describe)(name, p, d)) for p, d in load_devices(name))
 
