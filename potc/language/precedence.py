@@ -278,11 +278,12 @@ def _edges_fit(a: Form, b: Form, i: int, j: int, placement: Placement, forest: F
     for arg in theirs.args:
         if not isinstance(arg, Result):
             continue
+        made = placement.spot[arg.node]
         if mine.chain:
-            if not mine.exclusive:
+            # Whoever reads the tensor at another port as well is another reader, the same node included.
+            if not mine.exclusive or _reads(mine, made) != _reads(theirs, arg.node):
                 return False
             continue
-        made = placement.spot[arg.node]
         users = [k for k, s in enumerate(a.spots) for t in s.args if isinstance(t, Result) and t.node == made]
         back = {x: y for y, x in placement.spot.items()}
         if theirs.chain:
@@ -292,6 +293,10 @@ def _edges_fit(a: Form, b: Form, i: int, j: int, placement: Placement, forest: F
         elif any(b.spots[back[k]].chain for k in users):
             return False
     return True
+
+
+def _reads(spot: Spot, node: int) -> int:
+    return sum(isinstance(a, Result) and a.node == node for a in spot.args)
 
 
 def _arg_fits(

@@ -21,6 +21,7 @@ from potc.language.syntax import Expr, Field, Name
 Part = PatternNode | Step | Pattern
 MAX_FORMS = 96
 MAX_PLACEMENTS = 64
+MAX_TIMES = 4  # that a step is repeated in the forms that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def forms_of(pattern: Pattern, requires: tuple[Require, ...], opsets: tuple[int,
     """All forms of a pattern with its requirements."""
     names = frozenset(_names(pattern))
     guarded = any(s.negative for s in steps_of(pattern))
+    complete = all(s.high <= MAX_TIMES for s in steps_of(pattern))
     found: list[Form] = []
     for way in pattern.ways:
         for walk in _chain(way.tail, _Walk()):
@@ -99,7 +101,7 @@ def forms_of(pattern: Pattern, requires: tuple[Require, ...], opsets: tuple[int,
                 if len(found) >= MAX_FORMS:
                     return Forms(tuple(found), False, guarded)
                 found.append(_form(spots, way.result, walk, requires, opsets, names))
-    return Forms(tuple(found), True, guarded)
+    return Forms(tuple(found), complete, guarded)
 
 
 def steps_of(pattern: Pattern) -> Iterator[Step]:
@@ -164,7 +166,7 @@ def _chain(steps: tuple[Part, ...], walk: _Walk, exclusive: bool = True) -> Iter
     elif step.negative:
         yield from _chain(rest, walk)
     else:
-        for count in range(min(step.high, 4), step.low - 1, -1):
+        for count in range(min(step.high, max(step.low, MAX_TIMES)), step.low - 1, -1):
             for longer in _times(step, count, walk):
                 yield from _chain(rest, longer)
 
