@@ -50,8 +50,8 @@ Q8_A = "8 sym tensor, 8 asym tensor"
 Q8_A_CHANNEL = "8 sym channel, 8 asym channel"
 Q8_W = "8 sym channel -127..127, 8 asym channel"
 
-# Maximum and Minimum have formats in the file, and the tool's list of operations that quantizers move through holds them
-# too; where both speak, the second one wins.
+# Maximum and Minimum have formats in the file, and the tool lets quantizers move through them as well: there the latter
+# wins.
 GPU = (
     row("Convolution ConvolutionBackpropData MatMul", Q8_A, Q8_W),
     row("DepthWiseConvolution", Q8_A_CHANNEL, Q8_W),
@@ -120,8 +120,8 @@ FILES = {"cpu": "cpu", "gpu": "gpu", "vpu": "vpu", "gna": "gna", "gna3": "gna"}
 
 @dataclass(frozen=True)
 class Form:
-    """An operation type as ONNX has it: ``lines`` compute ``y`` from ``a`` and ``b``, which convolutions make (1 x 16 x 8 x 8),
-    or from ``l`` and ``r``, which hold true or false; ``w`` is a constant of the shape ``weight``. ``stored``: further
+    """An operation type as ONNX has it: ``lines`` compute ``y`` from ``a`` and ``b`` (1 x 16 x 8 x 8), or
+    from ``l`` and ``r``, which hold true or false; ``w`` is a constant of the shape ``weight``. ``stored``: further
     constants. ``reader``: what reads ``y``.
     """
 
@@ -137,7 +137,7 @@ PLANE = "[1,16,8,8]"
 
 
 def two(operator: str) -> tuple[Form, ...]:
-    """An element-wise operator of two computed tensors, and of one and a constant; not directly behind the convolutions,
+    """An element-wise operator of two computed tensors, and of one and a constant; not directly behind convolutions,
     which might take it along."""
     c, d = (f"{name} = MaxPool <kernel_shape=[1,1]> ({source})" for name, source in (("c", "a"), ("d", "b")))
     return Form(f"{c} {d} y = {operator} (c, d)"), Form(f"{c} y = {operator} (c, w)", PLANE)

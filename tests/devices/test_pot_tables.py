@@ -119,7 +119,7 @@ def model_of(form: Form) -> onnx.ModelProto:
 
 
 def found(device: str, entry: Row, form: Form, folder: Path) -> Found:
-    """What happens to the node that makes ``y``, and what its rule says of the tensors ``a``, ``b``, ``w`` and ``y``."""
+    """What happens to the node that makes ``y``, and what its rule says of the tensors around it."""
     path = folder / "model.onnx"
     onnx.save(model_of(form), path)
     rules = program(device)
