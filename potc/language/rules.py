@@ -16,6 +16,7 @@ from potc.language.program import (
     Choice,
     EmitNode,
     EmitValue,
+    Kind,
     Pattern,
     QuantStatement,
     Require,
@@ -201,7 +202,11 @@ def _quants(
                     found[target.name].span,
                 )
                 continue
-            found[target.name] = QuantStatement(target.name, choice, target.span)
+            statement = found[target.name] = QuantStatement(target.name, choice, target.span)
+            capture = low.captures.get(target.name)
+            if statement.derived and (capture is None or capture.kind is Kind.VALUE):
+                message = f"`{target.name}` is computed: only the scale of a constant is derived from others"
+                scope.error("impossible-type", message, target.span, "remove `= ...`: its scale is measured")
     return tuple(found.values())
 
 

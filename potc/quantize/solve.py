@@ -21,7 +21,7 @@ from potc.match.environment import MatchEnvironment, Scope
 from potc.match.joint import Joint, JointCover, Member, choose_joint, ports
 from potc.match.match import Bound, is_true, why_not
 from potc.quantize.classes import UnionFind
-from potc.quantize.constants import Unmet, choose_alternatives, constant_quantizers
+from potc.quantize.constants import Unmet, choose_branch, constant_quantizers
 from potc.quantize.left import left_nodes
 from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
 
@@ -30,7 +30,8 @@ ACCUMULATOR_BITS = 32  # an activation of so many bits is the accumulator itself
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What one part of a device wants of a tensor. ``types`` empty: float; ``none``: float will do as well."""
+    """What one part of a device wants of a tensor. ``types`` empty: float; ``none``: float will do as well; ``derived``: its
+    scale would be the product of others, which only a constant's can be."""
 
     rule: str
     place: str
@@ -38,6 +39,7 @@ class Want:
     words: str
     types: Ranked
     none: bool
+    derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _hear(problem: _Problem, joint: Joint, scopes: Mapping[int, Scope], wishes: 
                 wishes.refused[id(joint)] = Origin(rule.qualified, require.span.place, require.reason or reason)
                 return
         for bound, want in _wants(problem, member, environment):
-            if want.types and (trouble := _trouble(bound, problem)):
+            if want.types and (trouble := _trouble(bound, want, problem)):
                 wishes.refused[id(joint)] = Origin(want.rule, want.place, trouble)
                 return
             key = (bound.tensor, None if bound.port < 0 else (bound.node, bound.port))
@@ -229,15 +231,18 @@ def _wants(problem: _Problem, member: Member, environment: MatchEnvironment) -> 
     first = snapshot.names[candidate.match.nodes[0]]
     for statement in candidate.rule.quants:
         binding = candidate.match.bindings.get(statement.target)
-        choice = statement.choice
-        alternatives = choice.alternatives if choice.condition is None else choose_alternatives(choice, environment)
-        types = problem.ranked(alternatives, member.program)
+        branch = statement.choice
+        branch = branch if branch.condition is None else choose_branch(branch, environment)
+        alternatives = branch.alternatives
+        # What is derived is a constant's scale; a computed tensor in its place stays float where that is allowed.
+        types = () if branch.derived and alternatives.none else problem.ranked(alternatives, member.program)
         for bound in binding if isinstance(binding, tuple) else (binding,):
             if bound is None or snapshot.is_constant(bound.tensor):
                 continue
             words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
             place = problem.place(statement.span)
-            yield bound, Want(candidate.rule.qualified, place, statement.target, words, types, alternatives.none)
+            rule, derived = candidate.rule.qualified, bool(branch.derived)
+            yield bound, Want(rule, place, statement.target, words, types, alternatives.none, derived)
 
 
 def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
@@ -269,9 +274,11 @@ def _listed(types: Ranked) -> str:
     return " | ".join(spell(t) for t in listed(types))
 
 
-def _trouble(bound: Bound, problem: _Problem) -> str:
+def _trouble(bound: Bound, want: Want, problem: _Problem) -> str:
     snapshot, kept = problem.snapshot, problem.kept
     name = snapshot.tensors[bound.tensor]
+    if want.derived:
+        return f"`{name}` is computed: only the scale of a constant is derived from others"
     if not snapshot.is_float(bound.tensor):
         return f"`{name}` holds {snapshot.dtypes[bound.tensor] or 'values of unknown type'}: only float tensors are quantized"
     if bound.tensor in kept:
