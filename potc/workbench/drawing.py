@@ -7,7 +7,7 @@ from html import escape
 
 from potc.workbench.patterns import Box
 
-ROW, GAP, HEIGHT, LETTER = 62, 24, 30, 8.2  # pixels; a letter of the drawing's font is at most so wide
+ROW, GAP, HEIGHT, MARGIN, LETTER = 62, 24, 30, 8, 8.2  # pixels; a letter of the drawing's font is at most so wide
 
 
 def drawing(boxes: Sequence[Box]) -> str:
@@ -16,23 +16,27 @@ def drawing(boxes: Sequence[Box]) -> str:
     rows: list[list[int]] = [[] for _ in range(max(depth, default=-1) + 1)]
     for k, d in enumerate(depth):
         rows[d].append(k)
-    widths = [max(60.0, LETTER * max(len(b.label), len(", ".join(b.inputs))) + 16) for b in boxes]
-    total = max((sum(widths[k] for k in row) + GAP * (len(row) - 1) for row in rows), default=0)
+    widths = [max(60.0, LETTER * len(b.label) + 16) for b in boxes]
+    slots = [
+        max(w, LETTER * len(", ".join(b.inputs)) * (2 if b.reads else 1)) for w, b in zip(widths, boxes, strict=True)
+    ]
+    total = max((sum(slots[k] for k in row) + GAP * (len(row) - 1) for row in rows), default=0)
     centre: dict[int, tuple[float, float]] = {}
     for number, row in enumerate(rows):
-        left = (total - sum(widths[k] for k in row) - GAP * (len(row) - 1)) / 2
+        left = (total - sum(slots[k] for k in row) - GAP * (len(row) - 1)) / 2
         for k in row:
-            centre[k] = (left + widths[k] / 2, number * ROW + 22 + HEIGHT / 2)
-            left += widths[k] + GAP
-    margin = 30  # lines that pass boxes bulge out
-    lines = [
-        _line(centre[source], centre[k], depth[k] - depth[source]) for k, b in enumerate(boxes) for source in b.reads
-    ]
+            centre[k] = (left + slots[k] / 2, number * ROW + 22 + HEIGHT / 2)
+            left += slots[k] + GAP
+    wires = [(centre[source], centre[k], depth[k] - depth[source]) for k, b in enumerate(boxes) for source in b.reads]
+    half = max(widths, default=0) / 2
+    lines = [_line(start, end, rows, half + 6 * rows) for start, end, rows in wires]
+    right = max([total, *(max(start[0], end[0]) + half + 6 * rows for start, end, rows in wires if rows > 1)])
     shapes = [_box(b, centre[k], widths[k]) for k, b in enumerate(boxes)]
     height = len(rows) * ROW + 4
     names = " → ".join(b.label for b in boxes)
+    width = right + 2 * MARGIN
     return (
-        f'<svg viewBox="{-margin} 0 {total + 2 * margin:g} {height}" width="{total + 2 * margin:g}" height="{height}" '
+        f'<svg viewBox="{-MARGIN} 0 {width:g} {height}" width="{width:g}" height="{height}" '
         f'role="img" aria-label="{escape(names)}">\n' + "\n".join((*lines, *shapes)) + "\n</svg>"
     )
 
@@ -45,12 +49,13 @@ def _depths(boxes: Sequence[Box]) -> list[int]:
     return depth
 
 
-def _line(start: tuple[float, float], end: tuple[float, float], rows: int) -> str:
+def _line(start: tuple[float, float], end: tuple[float, float], rows: int, bulge: float) -> str:
+    """A wire down ``rows`` rows; one that passes other boxes keeps ``bulge`` pixels to the right of its ends."""
     (x1, y1), (x2, y2) = start, end
     top, bottom = y1 + HEIGHT / 2, y2 - HEIGHT / 2
     if rows <= 1:
         return f'<path d="M{x1:g} {top:g}L{x2:g} {bottom:g}"/>'
-    side = max(x1, x2) + 45 + 8 * rows
+    side = max(x1, x2) + bulge / 0.75  # how far a curve goes towards its control points
     return f'<path d="M{x1:g} {top:g}C{side:g} {top + 20:g} {side:g} {bottom - 20:g} {x2:g} {bottom:g}"/>'
 
 

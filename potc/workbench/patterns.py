@@ -234,7 +234,7 @@ def _lines(pattern: Pattern, names: _Names, another: bool) -> Iterator[str]:
 def _boxes(pattern: Pattern, names: _Names) -> Iterator[Box]:
     for node in pattern.nodes:
         reads = tuple(a.node for a in node.args if isinstance(a, Result) and a.node >= 0)
-        outside = tuple(names.arg(a, "_").partition(":")[0] for a in node.args if not isinstance(a, Result))
+        outside = tuple(re.split(":| within", names.arg(a, "_"))[0] for a in node.args if not isinstance(a, Result))
         yield Box(" or ".join(sorted(node.ops)), reads, tuple(o for o in outside if o not in ("_", "const")), False)
     for k, step in enumerate(pattern.tail, len(pattern.nodes)):
         words = names.step(step).replace("`", "").removesuffix(" (optional)")
