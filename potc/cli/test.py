@@ -27,6 +27,7 @@ class Options:
     fuzz: int
     seed: int
     update: bool
+    externs: tuple[str, ...]
     junit: str | None
     pattern: str | None
 
@@ -40,6 +41,7 @@ class Options:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws other graphs.")
 @click.option("--update", is_flag=True, help="Write what was found in place of failed expectations.")
+@click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
 @click.option("--junit", metavar="FILE", help="Write the results as JUnit XML.")
 @format_option
 @color_option
@@ -54,6 +56,7 @@ def command(
     fuzz: int | None,
     seed: int,
     update: bool,
+    externs: tuple[str, ...],
     junit: str | None,
     form: str,
     color: str,
@@ -68,7 +71,7 @@ def command(
     potc test rules/*.rules --coverage --junit results.xml
     """
     session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
-    options = Options(coverage, fuzz or 0, seed, update, junit, pattern)
+    options = Options(coverage, fuzz or 0, seed, update, externs, junit, pattern)
     _refuse(files, options)
     reports = _run(files, options)
     if pattern is not None and not any(r.run.outcomes for r in reports):
@@ -93,7 +96,7 @@ def command(
 
 def _refuse(files: tuple[str, ...], options: Options) -> None:
     if options.junit is not None:
-        if os.path.realpath(options.junit) in {os.path.realpath(f) for f in files}:
+        if os.path.realpath(options.junit) in {os.path.realpath(f) for f in (*files, *options.externs)}:
             raise click.UsageError(f"{options.junit} is an input, and would be overwritten")
         if not Path(options.junit).parent.is_dir():
             message = f"can't write {options.junit}: there is no folder {Path(options.junit).parent}"
@@ -102,6 +105,7 @@ def _refuse(files: tuple[str, ...], options: Options) -> None:
 
 def _run(files: tuple[str, ...], options: Options) -> list[FileReport]:
     """All files, each once. Raises Rejected with what is wrong with those that can't be read."""
+    from potc.workbench.run_tests import run_tests
     from potc.workbench.test_report import report_on
 
     wanted = (options.pattern or "").lower()
@@ -109,9 +113,8 @@ def _run(files: tuple[str, ...], options: Options) -> list[FileReport]:
     reports: list[FileReport] = []
     for file in dict.fromkeys(files):
         try:
-            reports.append(
-                report_on(file, lambda title: wanted in title.lower(), options.coverage, options.fuzz, options.seed)
-            )
+            run = run_tests(file, lambda title: wanted in title.lower(), options.externs)
+            reports.append(report_on(run, options.coverage, options.fuzz, options.seed))
         except Rejected as rejected:
             exit_code = max(exit_code, rejected.exit_code)
             for diagnostic in rejected.diagnostics:
@@ -160,7 +163,7 @@ def _summary(reports: list[FileReport], terminal: Terminal) -> None:
     passed = sum(o.status == "passed" for o in outcomes)
     failed = sum(o.status == "failed" for o in outcomes)
     errors = sum(o.status == "error" for o in outcomes)
-    findings = sum(len(r.findings) for r in reports)
+    findings = sum(len(r.errors) for r in reports)
     parts = [f"{passed} passed"]
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{errors} could not be run"] if errors else []

@@ -290,6 +290,10 @@ _TEST = {
         "The rules do something else than a test expects.",
         "Correct the rule or the expectation; `potc test --update` writes what was found.",
     ),
+    "failed-fuzz": (
+        "A graph that was drawn from a rule's own pattern is not treated as the rule says.",
+        "Make a test of the graph, and correct the rule.",
+    ),
 }
 
 _COMMAND = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from potc.compiler import prepare
@@ -55,13 +55,16 @@ class FileRun:
         return tuple(o for o in self.outcomes if o.status == status)
 
 
-def run_tests(path_or_name: str, selected: Callable[[str], bool] = lambda title: True) -> FileRun:
-    """Runs the tests that the file itself holds (not those that it uses) and whose title is selected.
+def run_tests(
+    path_or_name: str, selected: Callable[[str], bool] = lambda title: True, externs: Sequence[str] = ()
+) -> FileRun:
+    """Runs the tests that the file itself holds (not those that it uses) and whose title is selected. ``externs``: Python
+    files that may run, for `extern pred`.
 
     Raises Rejected where the file can't be read. What is wrong with one device is told by the tests that name it.
     """
     library = read_library(path_or_name)
-    bench = _Bench(path_or_name, library)
+    bench = _Bench(path_or_name, library, externs)
     tests = [item for item in library.main.items if isinstance(item, Test)]
     outcomes = [o for test in tests if selected(test.title) for o in bench.outcomes(test)]
     for device in bench.devices:
@@ -73,8 +76,9 @@ def run_tests(path_or_name: str, selected: Callable[[str], bool] = lambda title:
 class _Bench:
     """The devices of one file, each loaded once."""
 
-    def __init__(self, path: str, library: Library) -> None:
+    def __init__(self, path: str, library: Library, externs: Sequence[str]) -> None:
         self._path = path
+        self._externs = externs
         self._library = library
         self._sources: Mapping[str, Source] = {f.source.path: f.source for f in library.files}
         self._loaded: dict[str, Program | Rejected] = {}
@@ -88,8 +92,10 @@ class _Bench:
     def load(self, device: str) -> Program | Rejected:
         if device not in self._loaded:
             try:
-                self._loaded[device] = load_rules(self._path, device=device)
+                self._loaded[device] = load_rules(self._path, device=device, externs=self._externs)
             except Rejected as rejected:
+                if rejected.exit_code != 1:  # a file that is not there is no fault of the rules
+                    raise
                 self._loaded[device] = rejected
         return self._loaded[device]
 
@@ -104,6 +110,8 @@ class _Bench:
             try:
                 yield self._run(test, device)
             except Rejected as rejected:
+                if rejected.exit_code != 1:
+                    raise
                 yield Outcome(test, device, (), rejected.diagnostics, rejected.diagnostics)
 
     def _run(self, test: Test, device: str) -> Outcome:
