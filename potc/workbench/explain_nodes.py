@@ -148,7 +148,8 @@ def _decided(examined: Examined, node: int, missed: list[Miss]) -> list[Reason]:
     name = examined.snapshot.names[node]
     left = examined.left_of.get(name)
     if left is None:
-        return [Reason("", "", _no_float(examined, name))]
+        stopped = [_reason(examined, m, node) for m in sorted(missed, key=lambda m: m.order)]
+        return [*stopped, Reason("", "", _no_float(examined, name))]
     near = {m.rule.qualified: m for m in sorted(missed, key=lambda m: m.order)[::-1]}
     order = {rule: i for i, rule in enumerate(sorted(near, key=lambda rule: near[rule].order))}
     found: list[Reason] = []
