@@ -54,7 +54,8 @@ def command(session: Session, models: tuple[str, ...], form: str, color: str, qu
             found.extend(violations)
             exit_code = max(exit_code, int(bool(violations)))
             if form == "text" and not quiet:
-                state = f"{len(violations)} violations" if violations else "legal"
+                count = len(violations)
+                state = f"{count} violation{'s' if count > 1 else ''}" if count else "legal"
                 counted = f"{verdict.kernels} kernels on integers, {verdict.quantizers} stored values"
                 terminal.answer(f"{path}: {state} on {verdict.device} ({counted})")
     if form == "sarif":
