@@ -319,8 +319,7 @@ class Nodes:
                 longer.extend(several)
             now = longer[: MAX_WAYS + 1]
             if count >= step.low:
-                names = (step.name,) if step.name is not None else ()
-                found.extend(labeled(Way(d), d[-1].number, names).dag for d in now)
+                found.extend(d if step.name is None else self.called(Way(d), step.name, node.span).dag for d in now)
         return tuple(found[: MAX_WAYS + 1])
 
 

@@ -55,9 +55,11 @@ class Lowering(Nodes):
         """The ways to match the body of a pattern. Of a pattern by name, all names are bound, that of the result too."""
         if isinstance(body, syntax.Block):
             return self._block(body, low)
-        ways = self._chain(body, low, not self.trail)
+        ways = self._chain(body, low, True)
         name = body.steps[-1].name
         low.results = () if name is None else (name,)
+        if name is not None and self.trail:
+            ways = tuple(self.called(way, name, body.span) for way in ways if way.dag)
         return ways
 
     # ------------------------------------------------------------------------------------------ lines
