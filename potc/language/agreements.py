@@ -10,6 +10,7 @@ from potc.diagnostics.source import Span
 from potc.language.lattice import interchanged, listed, meet, ranked, spell
 from potc.language.numbers import all_types
 from potc.language.program import Capture, Choice, Kind, Program, QType, QuantStatement, Rule
+from potc.language.satisfy import satisfiable
 from potc.language.variants import nodes_of
 
 
@@ -25,6 +26,11 @@ def find_disagreements(program: Program, problems: Diagnostics) -> None:
             if not program.requantize:
                 _unread(rule, program, problems)
     _pass_and_float(program, problems)
+    for statement in (*program.passes, *program.same_scale):
+        if statement.where is not None and not satisfiable([statement.where]):
+            message = f"the condition on {', '.join(sorted(statement.ops))} is never true"
+            at, help_ = statement.where.span, "correct the condition, or remove the statement"
+            problems.add(Diagnostic("unreachable-rule", message, at=at, label="never true", help=help_))
 
 
 # ---------------------------------------------------------------------------------------------- one device

@@ -189,7 +189,22 @@ class Shared:
 
     a: Form
     b: Form
+    placement: Placement
     operators: tuple[frozenset[str], ...]
+
+    @property
+    def tensors(self) -> Tensors:
+        """What both forms know of their tensors, in terms of the first one."""
+        found = tensors_of(self.b, self.placement, tensors_of(self.a))
+        fill(found, self.a)
+        fill(found, self.b, self.placement)
+        return found
+
+    def conditions(self, found: Tensors) -> list[Expr]:
+        """The conditions of both, but for those that ask what is stored."""
+        mine = found.named(c for c in self.a.conditions if not c.late)
+        theirs = (moved(c.expr, self.placement) for c in self.b.conditions if not c.late)
+        return [*mine, *map(found.expr, theirs)]
 
 
 def shared_form(a: Rule, b: Rule, forest: Forest) -> Iterator[Shared]:
@@ -199,21 +214,19 @@ def shared_form(a: Rule, b: Rule, forest: Forest) -> Iterator[Shared]:
     pairs = [(x, y) for x in forest.possible[a.qualified] for y in forest.possible[b.qualified]]
     for x, y in sorted(pairs, key=lambda p: len(p[0].spots)):
         for placement in placements(x, y, forest.commutative):
-            if _together(x, y, placement):
-                back = {i: j for j, i in placement.spot.items()}
-                yield Shared(x, y, tuple(s.ops & y.spots[back[i]].ops for i, s in enumerate(x.spots)))
+            back = {i: j for j, i in placement.spot.items()}
+            operators_ = tuple(s.ops & y.spots[back[i]].ops for i, s in enumerate(x.spots))
+            shared = Shared(x, y, placement, operators_)
+            if _together(shared):
+                yield shared
                 break
 
 
-def _together(a: Form, b: Form, placement: Placement) -> bool:
-    found = tensors_of(b, placement, tensors_of(a))
-    fill(found, a)
-    fill(found, b, placement)
-    if not found.consistent or any(_is_folded(found, spot, i) for i, spot in enumerate(a.spots)):
+def _together(shared: Shared) -> bool:
+    found = shared.tensors
+    if not found.consistent or any(_is_folded(found, spot, i) for i, spot in enumerate(shared.a.spots)):
         return False
-    conditions = [*readers(a, found), *found.named(c for c in a.conditions if not c.late)]
-    conditions += [found.expr(moved(c.expr, placement)) for c in b.conditions if not c.late]
-    return satisfiable(conditions, found.facts())
+    return satisfiable([*readers(shared.a, found), *shared.conditions(found)], found.facts())
 
 
 def _is_folded(found: Tensors, spot: Spot, number: int) -> bool:

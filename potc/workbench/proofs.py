@@ -3,32 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import onnx
 
 from potc.compiler import prepare
 from potc.diagnostics.diagnostic import Diagnostic, Severity, reject
+from potc.diagnostics.source import Span
 from potc.graph.read import read_model
 from potc.graph.snapshot import take_snapshot
-from potc.language.program import Program, Rule
+from potc.language.precedence import Forest, Shared, shared_form
+from potc.language.program import (
+    Arg,
+    Capture,
+    Kind,
+    Literal,
+    Pattern,
+    PatternNode,
+    Program,
+    Require,
+    Result,
+    Rule,
+)
+from potc.language.satisfy import ABSENT
+from potc.language.scope import names_in
 from potc.match.cover import Finder
 from potc.sketch.draw import draw, onnx_text
 
 SEEDS = 3
+MAX_FORMS = 4  # pairs of forms that are drawn
 
 
 def find_common(program: Program, a: Rule, b: Rule) -> str | None:
     """The smallest model found on which two rules match the same nodes, as ONNX text; None where none is found."""
-    for rule, seed in ((r, s) for s in range(SEEDS) for r in (a, b)):
-        sketch = draw(program, rule, seed)
-        if sketch is not None:
-            snapshot = take_snapshot(sketch.model)
-            covered: dict[str, set[frozenset[int]]] = {a.qualified: set(), b.qualified: set()}
-            for candidate in Finder(program, snapshot).candidates():
-                if candidate.rule.qualified in covered:
-                    covered[candidate.rule.qualified].add(frozenset(candidate.match.nodes))
-            if covered[a.qualified] & covered[b.qualified]:
+    forest = Forest(program)
+    for number, shared in enumerate(shared_form(a, b, forest)):
+        if number >= MAX_FORMS:
+            break
+        pattern = _pattern(shared)
+        both = replace(a, pattern=pattern, requires=_requires(shared, pattern))
+        for seed in range(SEEDS):
+            sketch = draw(program, both, seed)
+            if sketch is not None and _meet(program, a, b, sketch.model):
                 return onnx_text(sketch.model)
     return None
+
+
+def _meet(program: Program, a: Rule, b: Rule, model: onnx.ModelProto) -> bool:
+    """True if both rules really match the same nodes of a model."""
+    covered: dict[str, set[frozenset[int]]] = {a.qualified: set(), b.qualified: set()}
+    for candidate in Finder(program, take_snapshot(model)).candidates():
+        if candidate.rule.qualified in covered:
+            covered[candidate.rule.qualified].add(frozenset(candidate.match.nodes))
+    return bool(covered[a.qualified] & covered[b.qualified])
+
+
+def _pattern(shared: Shared) -> Pattern:
+    """What both forms want of nodes and inputs, as lines."""
+    found = shared.tensors
+    back = {i: j for j, i in shared.placement.spot.items()}
+    nodes: list[PatternNode] = []
+    for i, mine in enumerate(shared.a.spots):
+        theirs = shared.b.spots[back[i]]
+        args: list[Arg] = []
+        for port in range(max(len(mine.args), len(theirs.args))):
+            other = theirs.arg(shared.placement.port(i, port))
+            if isinstance(other, Result):
+                other = replace(other, node=shared.placement.spot[other.node])
+            args.append(_both(mine.arg(port), other, found.find(f"i{i}_{port}"), mine.span))
+        nodes.append(PatternNode(shared.operators[i], tuple(args), (), f"o{i}", mine.span))
+    return Pattern(tuple(nodes), (), f"o{len(nodes) - 1}", shared.a.spots[0].span)
+
+
+def _both(mine: Arg | None, theirs: Arg | None, name: str, at: Span) -> Arg:
+    """One argument that is as narrow as both."""
+    given = [arg for arg in (mine, theirs) if arg is not None]
+    for kind in (Result, Literal):
+        for arg in given:
+            if isinstance(arg, kind):
+                return arg
+    captures = [arg for arg in given if isinstance(arg, Capture)]
+    kinds = [c.kind for c in captures if c.kind is not Kind.ANY]
+    optional, variadic = all(c.optional for c in captures), all(c.variadic for c in captures)
+    return Capture(name, kinds[0] if kinds else Kind.ANY, optional, variadic, at)
+
+
+def _requires(shared: Shared, pattern: Pattern) -> tuple[Require, ...]:
+    """The conditions of both, but for those that speak of tensors without a name: the matcher has the last word anyway."""
+    at = pattern.span
+    unnamed = {shared.tensors.find(f"i{i}_{p}") for i, n in enumerate(pattern.nodes) for p in range(len(n.args))}
+    unnamed -= {a.name for n in pattern.nodes for a in n.args if isinstance(a, Capture)}
+    unnamed = (unnamed | {ABSENT}) - {n.name for n in pattern.nodes}
+    conditions = shared.conditions(shared.tensors)
+    return tuple(Require(c, None, at) for c in conditions if unnamed.isdisjoint(n.name for n in names_in(c)))
 
 
 def find_never_fired(programs: Iterable[Program], corpus: tuple[str, ...]) -> Iterator[Diagnostic]:

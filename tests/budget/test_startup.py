@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from potc.shipped import shipped_rules
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("onnxruntime", "networkx", "onnx_graphsurgeon", "rich")
 BUDGET_S = 2.0
@@ -32,7 +34,7 @@ def start(*arguments: str) -> tuple[float, str]:
     return spent, done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("check", "rules/cpu.rules")], ids=lambda a: a[0])
+@pytest.mark.parametrize("arguments", [("--version",), ("check", *shipped_rules())], ids=lambda a: a[0])
 def test_start(arguments: tuple[str, ...]) -> None:
     attempts = [start(*arguments) for _ in range(3)]
     assert {imported for _, imported in attempts} == {"imported:"}

@@ -218,8 +218,12 @@ def test_everything_can_be_checked() -> None:
 
 
 def test_checking_rules_starts_without_numpy() -> None:
-    script = "import sys; from potc.language.check import check_file; check_file('cpu'); print(sorted({'numpy', 'google.protobuf', 'onnx'} & sys.modules.keys()))"
+    script = "import sys; from potc.cli.main import main; main(['check', '-q', *sys.argv[1:]]); print(sorted({'numpy', 'google.protobuf', 'onnx'} & sys.modules.keys()))"
     found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", script, *shipped_rules()],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
     )
     assert found.stdout == "[]\n"
