@@ -23,10 +23,12 @@ from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.calibrate import Ranges, calibrate
 from potc.quantize.lower import lower
-from potc.quantize.params import Params, QuantParams, RangeSettings, solve_params
+from potc.quantize.numbers import QuantParams
+from potc.quantize.params import Params, solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
 from potc.quantize.solve import solve
+from potc.quantize.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,7 @@ class Job:
     data: str | None = None
     device: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    preset: str = "mixed"
-    estimator: str = "max"
-    use_fast_bias: bool = True
+    tuning: Tuning = field(default_factory=Tuning)
     samples: int | None = None
     externs: tuple[str, ...] = ()
 
@@ -90,9 +90,7 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     trace.stage("calibrate")
     ranges = calibrate(prepared, plan, samples, trace.progress)
     trace.stage("solve")
-    params = solve_params(
-        plan, ranges, weights(prepared, plan), RangeSettings(job.preset, job.estimator, job.use_fast_bias)
-    )
+    params = solve_params(plan, ranges, weights(prepared, plan), job.tuning)
     trace.stage("lower")
     lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
     compiled = serialize(record_provenance(lowered, program, plan, changes))

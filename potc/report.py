@@ -15,7 +15,7 @@ from potc import __version__
 from potc.compiler import Compilation
 from potc.evaluate.verify import Verification
 from potc.language.lattice import spell
-from potc.quantize.params import QuantParams
+from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Kernel, Left
 from potc.shipped import shipped_rules
 
@@ -111,8 +111,7 @@ class Report:
     features: dict[str, bool | int | float]
     rules_digest: str
     preset: str
-    estimator: str
-    use_fast_bias: bool
+    tuning: dict[str, Any]
     samples: int
     generated: bool
     bytes_before: int
@@ -146,9 +145,8 @@ def report(compilation: Compilation) -> Report:
         device=program.device,
         features=dict(program.features),
         rules_digest=program.digest,
-        preset=job.preset,
-        estimator=job.estimator,
-        use_fast_bias=job.use_fast_bias,
+        preset=job.tuning.ranges.preset,
+        tuning=asdict(job.tuning),
         samples=len(compilation.samples),
         generated=compilation.samples.generated,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),

@@ -17,6 +17,7 @@ from potc.diagnostics.diagnostic import reject
 
 if TYPE_CHECKING:
     from potc.compiler import Compilation, Job
+    from potc.quantize.tuning import Tuning
     from potc.report import Report
 
 STANDARD_OUTPUT = "-"
@@ -70,7 +71,11 @@ class Outputs:
 @click.option("--preset", type=click.Choice(["performance", "mixed", "accuracy"]), default="mixed", show_default=True)
 @click.option("--range-estimator", "estimator", type=click.Choice(["max", "mean"]), default="max", show_default=True)
 @click.option(
-    "--fast-bias/--no-fast-bias", "use_fast_bias", default=True, help="Let biases take over what rounding shifts [on]."
+    "--bias-correction",
+    type=click.Choice(["none", "fast", "sequential"]),
+    default="fast",
+    show_default=True,
+    help="How biases take over what rounding shifts.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
@@ -131,11 +136,17 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         data=words["data"],
         device=words["device"],
         settings=dict(setting(s) for s in words["settings"]),
-        preset=words["preset"],
-        estimator=words["estimator"],
-        use_fast_bias=words["use_fast_bias"],
+        tuning=_tuning(words),
         samples=words["samples"],
         externs=words["externs"],
+    )
+
+
+def _tuning(words: Mapping[str, Any]) -> Tuning:
+    from potc.quantize.tuning import BiasSettings, RangeSettings, Tuning
+
+    return Tuning(
+        ranges=RangeSettings(words["preset"], words["estimator"]), bias=BiasSettings(words["bias_correction"])
     )
 
 

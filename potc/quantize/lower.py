@@ -21,7 +21,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from potc.graph.envelope import through_graphsurgeon
 from potc.graph.model import Model
-from potc.quantize.params import Params, QuantParams
+from potc.quantize.numbers import QuantParams
+from potc.quantize.params import Params
 from potc.quantize.plan import ConstantQuantizer, Insertion, Plan
 from potc.quantize.scale import FLOATS
 

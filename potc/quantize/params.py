@@ -12,33 +12,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from potc.diagnostics.diagnostic import reject
-from potc.language.program import Granularity, QType
+from potc.language.program import Granularity
+from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import block_limits, spread
 from potc.quantize.calibrate import Ranges
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
-from potc.quantize.observe import ChannelMean, Statistic
-from potc.quantize.plan import ConstantQuantizer, Correction, Plan, Quantizer
-from potc.quantize.scale import ROUNDING, SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
+from potc.quantize.numbers import QuantParams
+from potc.quantize.observe import ChannelMean
+from potc.quantize.plan import ConstantQuantizer, Correction, Plan
+from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
+from potc.quantize.tuning import Tuning
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
 LARGEST_SCALE = 2.0**126  # a weight scale above it could leave float32 as a power of two
 BIAS_LIMIT = 1 << 30  # half of int32: the other half is for the products that are added to the bias
-
-
-@dataclass(frozen=True, slots=True)
-class QuantParams:
-    """``scale``: float32, a scalar array or [C] along ``axis``. ``zero_point``: same shape, dtype of the storage
-    (int8 and uint8 for 4 and 2 bits). ``block``: how many elements along ``axis`` have one scale; the scale then has the
-    shape that ``blocks`` describes.
-    """
-
-    qtype: QType
-    scale: np.ndarray
-    zero_point: np.ndarray
-    axis: int | None
-    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +47,7 @@ class Params:
     narrowing: Mapping[int, Narrowing] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RangeSettings:
-    """``preset``: which of the allowed types is taken. Of constants the first legal one, with "accuracy" the last. Of
-    activations with "performance" the first, else the most expressive: the one with the smallest scale for what was
-    measured, and the last of several such.
-
-    ``estimator``: "max" covers every value seen. "mean" averages over samples, as POT's default range estimators do:
-    symmetric types take the mean of the largest magnitudes, others the means of minima and of maxima.
-
-    ``use_fast_bias``: biases take over what rounding the weights shifts on average (see ``correct.py``).
-    """
-
-    preset: str = "mixed"
-    estimator: str = "max"
-    use_fast_bias: bool = True
-
-    def __post_init__(self) -> None:
-        if self.preset not in ("performance", "mixed", "accuracy"):
-            raise ValueError(f"no preset is called {self.preset!r}: performance, mixed or accuracy")
-        if self.estimator not in ("max", "mean"):
-            raise ValueError(f"no range estimator is called {self.estimator!r}: max or mean")
-
-
-def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], settings: RangeSettings) -> Params:
+def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], tuning: Tuning) -> Params:
     """Solves every quantizer of the plan. ``weights``: float values of each constant that the plan names, by tensor.
 
     Raises Rejected where no allowed type is legal for what was measured, where a bias fits no scale, and where a weight
@@ -89,7 +55,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
     """
     activations, activation_reasons = [], []
     for quantizer in plan.quantizers:
-        params, reason = _activation(quantizer, ranges, settings)
+        params, reason = solve_activation(quantizer, ranges, tuning.ranges)
         activations.append(params)
         activation_reasons.append(reason)
     found: list[_Constant] = []
@@ -98,9 +64,9 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
         if constant.factors:
             found.append(_derived(constant, values, activations, found))
         else:
-            found.append(_constant(constant, values, settings))
+            found.append(_constant(constant, values, tuning.ranges.preset))
     codes = [_codes(c) for c in found]
-    if settings.use_fast_bias:
+    if tuning.bias.method != "none":
         for correction in plan.corrections:
             _correct(correction, ranges, found, codes)
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
@@ -112,60 +78,6 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
         tuple(c.reason for c in found),
         narrowing,
     )
-
-
-# ---------------------------------------------------------------------------------------------- activations
-
-
-def _activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettings) -> tuple[QuantParams, str]:
-    """The outer limits of all observed tensors are taken first, then solved once: so zero is exact for every member."""
-    statistics = [ranges.by_tensor[t] for t in quantizer.observed]
-    seen = [s for s in statistics if s.samples]
-    lowest, highest = min((s.min for s in seen), default=0.0), max((s.max for s in seen), default=0.0)
-    name = quantizer.tensors[0]
-    types = _legal(quantizer.types, lowest)
-    if not types:
-        raise reject(
-            "no-legal-type", f"`{name}` goes down to {lowest:.6g}, and every allowed type is unsigned", node=name
-        )
-    for qtype in types:
-        if qtype.granularity is not Granularity.PER_TENSOR:
-            raise reject("unsupported-type", f"`{name}`: activations have one scale per tensor", node=name)
-    solved = [(t, *range_params(*_range(t, lowest, highest, seen, settings), t)) for t in types]
-    if settings.preset in ("mixed", "accuracy"):
-        finest = min(float(scale) for _, scale, _ in solved)
-        solved = [entry for entry in solved if float(entry[1]) <= finest * (1 + ROUNDING)][-1:]
-    qtype, scale, zero_point = solved[0]
-    skipped = len(quantizer.types) - len(types)
-    low, high = _range(qtype, lowest, highest, seen, settings)
-    reason = f"{_which(qtype, types, settings.preset)}, for values in {float(low):.6g} to {float(high):.6g}"
-    if skipped:
-        reason += f"; {skipped} unsigned type{'s' if skipped > 1 else ''} passed over, as values go below 0"
-    return QuantParams(qtype, scale, zero_point, None), reason
-
-
-def _range(
-    qtype: QType, lowest: float, highest: float, seen: Sequence[Statistic], settings: RangeSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """The range that a type is solved for, by the estimator."""
-    low, high = lowest, highest
-    if settings.estimator == "mean" and seen:
-        high = max(s.mean_abs_max if is_symmetric(qtype) else s.mean_max for s in seen)
-        low = max(lowest, -high) if is_symmetric(qtype) else min(s.mean_min for s in seen)
-    return np.asarray(low), np.asarray(high)
-
-
-def _legal(types: Sequence[QType], lowest: float) -> tuple[QType, ...]:
-    """Types whose codes start at the zero point are legal only where no value is negative."""
-    return tuple(t for t in types if lowest >= 0 or (0 if t.symmetric else t.zero_point) != t.low)
-
-
-def _which(qtype: QType, types: Sequence[QType], preset: str) -> str:
-    spelled = f"{qtype.storage} {'sym' if qtype.symmetric else 'asym'}"
-    if len(types) == 1:
-        return f"{spelled}: the only legal type"
-    which = "first" if qtype is types[0] else "last" if qtype is types[-1] else "finest"
-    return f"{spelled}: the {which} of {len(types)} legal types ({preset})"
 
 
 # ---------------------------------------------------------------------------------------------- constants
@@ -182,12 +94,12 @@ class _Constant:
     narrowing: Narrowing | None = None
 
 
-def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:
+def _constant(constant: ConstantQuantizer, values: np.ndarray, preset: str) -> _Constant:
     if not np.isfinite(values).all():
         raise reject(
             "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
         )
-    types = _legal(constant.types, float(values.min(initial=0.0)))
+    types = legal_types(constant.types, float(values.min(initial=0.0)))
     saturates = any(lane.lanes > 1 for lane in constant.lanes)
     if saturates:  # only codes that shrink towards 0 with a larger scale of their own channel can be made safe
         types = tuple(
@@ -203,13 +115,13 @@ def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSe
         )
         code = "saturating-accumulator" if saturates else "no-legal-type"
         raise reject(code, f"`{constant.tensor}` {why}, and no such type is allowed", node=constant.node)
-    qtype = types[-1] if settings.preset == "accuracy" else types[0]
+    qtype = types[-1] if preset == "accuracy" else types[0]
     axis = constant.axis_of(qtype)
     block = qtype.block if axis is not None else None
     low, high = _limits(values, axis, block)
     scale, zero_point = range_params(low, high, qtype)
     params = QuantParams(qtype, scale, zero_point, axis, block)
-    return _narrowed(_Constant(constant, values, params, _which(qtype, types, settings.preset)))
+    return _narrowed(_Constant(constant, values, params, which(qtype, types, preset)))
 
 
 def _limits(values: np.ndarray, axis: int | None, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from test_matching import models
 from potc.compiler import Job, compile_model
 from potc.diagnostics.diagnostic import Rejected
 from potc.graph.read import read_model
+from potc.quantize.tuning import RangeSettings, Tuning
 from potc.workbench.diff_models import Diff, Difference, diff_views
 from potc.workbench.diff_text import diff_lines
 from potc.workbench.stored_view import view
@@ -39,7 +40,9 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compiled(model: Path, rules: Path, preset: str) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(compile_model(Job(str(model), str(rules), preset=preset, samples=2)).compiled)
+    return onnx.ModelProto.FromString(
+        compile_model(Job(str(model), str(rules), tuning=Tuning(RangeSettings(preset)), samples=2)).compiled
+    )
 
 
 def swapped(difference: Difference) -> Difference:

@@ -16,6 +16,7 @@ from potc.compiler import Job, compile_model
 from potc.execute.session import open_session
 from potc.quantize.correct import mean_shift
 from potc.quantize.observe import ChannelMean, merge_means
+from potc.quantize.tuning import BiasSettings, Tuning
 
 
 def convolve(x: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
@@ -97,7 +98,9 @@ def wide_layer(folder: Path, opset: int) -> str:
 @pytest.mark.parametrize("opset", [13, 18])
 def test_correction_brings_the_output_nearer(tmp_path: Path, opset: int) -> None:
     model = wide_layer(tmp_path, opset)
-    with_, without = (compile_model(Job(model, "cpu", use_fast_bias=on)) for on in (True, False))
+    with_, without = (
+        compile_model(Job(model, "cpu", tuning=Tuning(bias=BiasSettings(method)))) for method in ("fast", "none")
+    )
     assert len(with_.plan.corrections) == 1
     assert "corrected" in with_.params.constant_reasons[with_.plan.corrections[0].bias]
     assert "corrected" not in without.params.constant_reasons[without.plan.corrections[0].bias]

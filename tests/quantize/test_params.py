@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from potc.diagnostics.diagnostic import Rejected
 from potc.language.program import Granularity, QType
 from potc.quantize.calibrate import Ranges
+from potc.quantize.numbers import QuantParams
 from potc.quantize.observe import Statistic, merge
-from potc.quantize.params import BIAS_LIMIT, QuantParams, RangeSettings, dequantize, quantize, solve_params
+from potc.quantize.params import BIAS_LIMIT, dequantize, quantize, solve_params
 from potc.quantize.plan import ConstantQuantizer, Lanes, Origin, Plan, Quantizer
 from potc.quantize.scale import SMALLEST_SCALE, range_params
+from potc.quantize.tuning import RangeSettings, Tuning
 
 U8_SYM = QType("u8", 0, 255, True)
 U8_128 = QType("u8", 0, 255, False, zero_point=128)
@@ -147,7 +149,9 @@ CHOICES = [
 def test_the_preset_chooses_among_legal_types(
     preset: str, sample: tuple[float, float], spelled: str, zero_point: int
 ) -> None:
-    solved = solve_params(plan_of((U8_SYM, U8_128, U8)), Ranges({"x": statistic(sample)}), {}, RangeSettings(preset))
+    solved = solve_params(
+        plan_of((U8_SYM, U8_128, U8)), Ranges({"x": statistic(sample)}), {}, Tuning(RangeSettings(preset))
+    )
     assert int(solved.activations[0].zero_point) == zero_point
     assert solved.activation_reasons[0].startswith(spelled)
     assert ("passed over" in solved.activation_reasons[0]) is (sample[0] < 0)
@@ -155,7 +159,7 @@ def test_the_preset_chooses_among_legal_types(
 
 def test_no_legal_type_is_told() -> None:
     with pytest.raises(Rejected, match="no-legal-type"):
-        solve_params(plan_of((U8_SYM,)), Ranges({"x": statistic((-1, 1))}), {}, RangeSettings())
+        solve_params(plan_of((U8_SYM,)), Ranges({"x": statistic((-1, 1))}), {}, Tuning())
 
 
 ESTIMATES = [("max", U8, -4, 8), ("mean", U8, -3, 6), ("max", I8_SYM, -8, 8), ("mean", I8_SYM, -6, 6)]
@@ -164,19 +168,19 @@ ESTIMATES = [("max", U8, -4, 8), ("mean", U8, -3, 6), ("max", I8_SYM, -8, 8), ("
 @pytest.mark.parametrize(("estimator", "qtype", "low", "high"), ESTIMATES)
 def test_estimators_take_the_outer_limits_of_a_class(estimator: str, qtype: QType, low: float, high: float) -> None:
     ranges = Ranges({"x": statistic((-4, 1), (-2, 1)), "y": statistic((0, 8), (0, 4))})
-    solved = solve_params(plan_of((qtype,), tensors=("x", "y")), ranges, {}, RangeSettings("mixed", estimator))
+    solved = solve_params(plan_of((qtype,), tensors=("x", "y")), ranges, {}, Tuning(RangeSettings("mixed", estimator)))
     expected, zero_point = range_params(np.float64(low), np.float64(high), qtype)
     assert solved.activations[0].scale == expected
     assert solved.activations[0].zero_point == zero_point
 
 
 def test_a_tensor_that_was_always_empty_has_a_scale() -> None:
-    assert solve_params(plan_of((U8,)), Ranges({"x": Statistic()}), {}, RangeSettings()).activations[0].scale > 0
+    assert solve_params(plan_of((U8,)), Ranges({"x": Statistic()}), {}, Tuning()).activations[0].scale > 0
 
 
 def test_dead_channels_take_the_scale_of_the_layer() -> None:
     values = np.array([[0, 0], [1, -2], [0.5, 0]], np.float32)
-    solved = solve_params(plan_of((U8,), weight()), Ranges({"x": statistic((0, 1))}), {"w": values}, RangeSettings())
+    solved = solve_params(plan_of((U8,), weight()), Ranges({"x": statistic((0, 1))}), {"w": values}, Tuning())
     scale = solved.constants[0].scale
     assert scale[0] == scale[1] > scale[2] > 0
     assert solved.codes[0].tolist() == [[0, 0], [64, -127], [127, 0]] or solved.codes[0].tolist() == [
@@ -188,7 +192,7 @@ def test_dead_channels_take_the_scale_of_the_layer() -> None:
 
 def test_a_bias_has_the_product_of_its_factors() -> None:
     values = {"w": np.ones((3, 4), np.float32), "b": np.array([1, -1, 0], np.float32)}
-    solved = solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 2))}), values, RangeSettings())
+    solved = solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 2))}), values, Tuning())
     product = solved.activations[0].scale.astype(np.float64) * solved.constants[0].scale
     assert np.allclose(solved.constants[1].scale, product, rtol=1e-7)
     assert solved.codes[1].dtype == np.int32
@@ -201,9 +205,7 @@ def test_a_bias_has_the_product_of_its_factors() -> None:
 @pytest.mark.parametrize("small", [1e-9, 1e-30, 1e-44])
 def test_a_bias_that_does_not_fit_raises_the_scale_of_its_weights(qtype: QType, small: float) -> None:
     values = {"w": np.full((2, 4), small, np.float32), "b": np.array([100, 0], np.float32)}
-    solved = solve_params(
-        plan_of((U8,), weight((qtype,)), bias()), Ranges({"x": statistic((0, 1))}), values, RangeSettings()
-    )
+    solved = solve_params(plan_of((U8,), weight((qtype,)), bias()), Ranges({"x": statistic((0, 1))}), values, Tuning())
     assert np.abs(solved.codes[1].astype(np.int64)).max() <= BIAS_LIMIT + 1
     assert dequantize(solved.codes[1], solved.constants[1])[0] == pytest.approx(100, rel=1e-6)
     assert "raised" in solved.constant_reasons[0]
@@ -215,9 +217,7 @@ def test_a_bias_that_can_not_fit_is_told() -> None:
     values = {"w": np.ones((1, 1), np.float32), "b": np.array([1e9], np.float32)}
     fixed = replace(W8, scale=1e-6)
     with pytest.raises(Rejected, match="bias-overflow"):
-        solve_params(
-            plan_of((U8,), weight((fixed,)), bias()), Ranges({"x": statistic((0, 1))}), values, RangeSettings()
-        )
+        solve_params(plan_of((U8,), weight((fixed,)), bias()), Ranges({"x": statistic((0, 1))}), values, Tuning())
 
 
 PAIR = Lanes("i16", 2, (1,))
@@ -231,13 +231,13 @@ SATURATING = {
 def test_weights_that_must_saturate_are_told(types: tuple[QType, ...], code: str) -> None:
     values = {"w": np.ones((1, 2), np.float32)}
     with pytest.raises(Rejected, match=code):
-        solve_params(plan_of((U8,), weight(types, (PAIR,))), Ranges({"x": statistic((0, 1))}), values, RangeSettings())
+        solve_params(plan_of((U8,), weight(types, (PAIR,))), Ranges({"x": statistic((0, 1))}), values, Tuning())
 
 
 def test_narrowing_is_reported_and_applied() -> None:
     values = {"w": np.array([[1, 1], [1, -1]], np.float32)}
     plan = plan_of((U8,), weight((W8,), (PAIR,)))
-    solved = solve_params(plan, Ranges({"x": statistic((0, 1))}), values, RangeSettings())
+    solved = solve_params(plan, Ranges({"x": statistic((0, 1))}), values, Tuning())
     assert solved.codes[0].tolist() == [[64, 64], [127, -127]]
     assert solved.narrowing[0].at_risk == 1
     assert "1 of 2 channels" in solved.constant_reasons[0]
@@ -246,12 +246,12 @@ def test_narrowing_is_reported_and_applied() -> None:
 def test_a_bias_beyond_any_weight_scale_is_told() -> None:
     values = {"w": np.ones((1, 1), np.float32), "b": np.array([TOP], np.float32)}
     with pytest.raises(Rejected, match="bias-overflow"):
-        solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 1e-30))}), values, RangeSettings())
+        solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 1e-30))}), values, Tuning())
 
 
 def test_scales_whose_product_passes_float32_stay_finite() -> None:
     values = {"w": np.full((1, 2), 1e30, np.float32), "b": np.ones(1, np.float32)}
-    solved = solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, TOP))}), values, RangeSettings())
+    solved = solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, TOP))}), values, Tuning())
     assert np.isfinite(solved.constants[1].scale).all()
     assert solved.codes[1].tolist() == [0]
 
@@ -262,7 +262,7 @@ def test_constants_must_be_finite(tensor: str, bad: float) -> None:
     values = {"w": np.ones((1, 2), np.float32), "b": np.ones(1, np.float32)}
     values[tensor][...] = bad
     with pytest.raises(Rejected, match="non-finite-weights"):
-        solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 1))}), values, RangeSettings())
+        solve_params(plan_of((U8,), weight(), bias()), Ranges({"x": statistic((0, 1))}), values, Tuning())
 
 
 @pytest.mark.parametrize("settings_", [("fast", "max"), ("mixed", "median")])

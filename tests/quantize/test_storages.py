@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from potc.execute.session import open_session
 from potc.language.program import LARGEST_FLOAT, Granularity, QType, storage_limits
 from potc.quantize.blocks import block_limits, spread
-from potc.quantize.params import QuantParams, dequantize, quantize
+from potc.quantize.numbers import QuantParams
+from potc.quantize.params import dequantize, quantize
 from potc.quantize.scale import FLOATS, range_params, storage_dtype
 
 numbers = st.floats(-1e3, 1e3, width=32)

@@ -9,6 +9,7 @@ import onnx.parser
 import pytest
 
 from potc.compiler import Job, compile_model
+from potc.quantize.tuning import RangeSettings, Tuning
 from potc.workbench.diff_models import diff_models, diff_views
 from potc.workbench.diff_text import diff_lines
 from potc.workbench.stored_view import view
@@ -110,7 +111,9 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compiled(model: Path, rules: Path, preset: str) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(compile_model(Job(str(model), str(rules), preset=preset, samples=2)).compiled)
+    return onnx.ModelProto.FromString(
+        compile_model(Job(str(model), str(rules), tuning=Tuning(RangeSettings(preset)), samples=2)).compiled
+    )
 
 
 def test_groups_are_those_of_the_rules(rules: Path, tmp_path: Path) -> None:
