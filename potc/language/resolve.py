@@ -370,22 +370,23 @@ def _tests(scope: Scope) -> None:
 
 def digest(program: Program) -> str:
     """sha256 over everything that can change a result: no comments, places, reasons or paths."""
-    return hashlib.sha256(_canonical(program).encode()).hexdigest()
+    return hashlib.sha256(canonical(program).encode()).hexdigest()
 
 
-def _canonical(value: object) -> str:
+def canonical(value: object) -> str:
+    """A text that is the same for statements that mean the same: without comments, places, reasons and paths."""
     names = _digested(type(value))
     if names is not None:
-        inner = ",".join([f"{name}={_canonical(getattr(value, name))}" for name in names])
+        inner = ",".join([f"{name}={canonical(getattr(value, name))}" for name in names])
         return f"{type(value).__name__}({inner})"
     if isinstance(value, str | int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{_canonical(v)}" for k, v in sorted(value.items())) + "}"
+        return "{" + ",".join(f"{k}:{canonical(v)}" for k, v in sorted(value.items())) + "}"
     if isinstance(value, frozenset):
-        return "{" + ",".join(sorted(_canonical(v) for v in value)) + "}"
+        return "{" + ",".join(sorted(canonical(v) for v in value)) + "}"
     if isinstance(value, tuple):
-        return "[" + ",".join(_canonical(v) for v in value) + "]"
+        return "[" + ",".join(canonical(v) for v in value) + "]"
     return str(value) if isinstance(value, Enum) else repr(value)
 
 
