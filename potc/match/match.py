@@ -44,8 +44,8 @@ class Match:
 
 @dataclass(slots=True)
 class Trail:
-    """The deepest place that a walk reached, and why it ended there. ``steps`` counts matched nodes; ``whole``: nothing but
-    a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth."""
+    """The deepest place that a walk reached, and why it ended there. ``steps`` counts nodes on the way; ``whole``: nothing
+    but a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth."""
 
     steps: int = -1
     reason: str = ""
@@ -76,9 +76,15 @@ class _State:
     nodes: tuple[int, ...]
     bindings: Mapping[str, Binding]
     matched: Mapping[int, int]  # index in the DAG at hand -> node
+    entered: int = 0  # nodes of the DAG at hand whose operator fits, on the way to the one that is looked at
+
+    @property
+    def depth(self) -> int:
+        """How far the walk is, which is what a ``Trail`` counts."""
+        return len(self.nodes) + self.entered
 
     def bind(self, name: str, binding: Binding) -> _State:
-        return _State(self.nodes, {**self.bindings, name: binding}, self.matched)
+        return _State(self.nodes, {**self.bindings, name: binding}, self.matched, self.entered)
 
 
 _Dag = tuple[PatternNode, ...]
@@ -140,7 +146,7 @@ class Matcher:
                 yield state
             return
         for placed in self._node(dag, index, node, state, prev, trail):
-            yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node})
+            yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node}, placed.entered)
 
     def _node(
         self, dag: _Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
@@ -151,13 +157,13 @@ class Matcher:
         if snapshot.ops[node] not in pattern.ops:
             if trail is not None:
                 found = f"`{snapshot.names[node]}` is {snapshot.ops[node]}"
-                trail.stop_before(len(state.nodes), "{found}, wanted {wanted}", found, pattern.ops, pattern.span)
+                trail.stop_before(state.depth, "{found}, wanted {wanted}", found, pattern.ops, pattern.span)
             return
         if node in state.nodes:
             return
         for order in self._orders(pattern, node):
             for placed in self._args(dag, pattern.args, 0, node, order, state, prev, trail):
-                done = _State((*placed.nodes, node), placed.bindings, placed.matched)
+                done = _State((*placed.nodes, node), placed.bindings, placed.matched, placed.entered)
                 if pattern.name is not None:
                     for port, name in enumerate((pattern.name, *pattern.others)):
                         done = done.bind(name, self._made(node, port))
@@ -193,7 +199,7 @@ class Matcher:
             port = order[k] if k < len(order) else -1
             tensor = self._snapshot.inputs[node][port] if port >= 0 else -1
             if isinstance(arg, Result) and arg.node >= 0:
-                placed = _State(state.nodes, bindings, state.matched)
+                placed = _State(state.nodes, bindings, state.matched, state.entered)
                 for inner in self._made_by(dag, arg, tensor, node, port, placed, prev, trail):
                     yield from self._args(dag, args, k + 1, node, order, inner, prev, trail)
                 return
@@ -205,9 +211,9 @@ class Matcher:
                 k += 1
             if reason:
                 if trail is not None:
-                    trail.stop(len(state.nodes), f"input {port} of `{self._snapshot.names[node]}` {reason}", arg.span)
+                    trail.stop(state.depth, f"input {port} of `{self._snapshot.names[node]}` {reason}", arg.span)
                 return
-        yield _State(state.nodes, bindings, state.matched)
+        yield _State(state.nodes, bindings, state.matched, state.entered)
 
     def _made_by(
         self,
@@ -225,12 +231,14 @@ class Matcher:
         source = snapshot.producer[tensor] if tensor >= 0 else -1
         outputs = snapshot.outputs[source] if source >= 0 else ()
         if arg.output < len(outputs) and outputs[arg.output] == tensor:
-            yield from self._dag(dag, arg.node, source, state, prev, trail)
+            deeper = _State(state.nodes, state.bindings, state.matched, state.entered + 1)
+            for done in self._dag(dag, arg.node, source, deeper, prev, trail):
+                yield _State(done.nodes, done.bindings, done.matched, state.entered)
         elif trail is not None:
             wanted = _one_of(dag[arg.node].ops)
             which = f"output {arg.output} of {wanted}" if arg.output else f"made by {wanted}"
             words = f"input {port} of `{snapshot.names[node]}` is not {which}"
-            trail.stop(len(state.nodes), words, arg.span)
+            trail.stop(state.depth, words, arg.span)
 
     def _input(
         self, arg: Arg, tensor: int, node: int, port: int, bindings: dict[str, Binding], prev: int | None
@@ -365,7 +373,7 @@ class Matcher:
             if trail is not None:
                 words = "step `{wanted}` stopped: {found}"
                 first = next((n for n in dag if _reads_previous(n)), dag[0])
-                trail.stop_before(len(state.nodes), words, self._readers(tensor), first.ops, first.span)
+                trail.stop_before(state.depth, words, self._readers(tensor), first.ops, first.span)
             return
         for last in self._ends(dag, tensor):
             for placed in self._whole(dag, last, state, tensor, trail):
@@ -421,7 +429,7 @@ class Matcher:
         for condition in conditions:
             if not is_true(condition, environment):
                 if trail is not None:
-                    trail.stop(len(state.nodes), why_not(condition, environment), pattern.span)
+                    trail.stop(state.depth, why_not(condition, environment), pattern.span)
                 return False
         return True
 

@@ -18,7 +18,7 @@ from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.expression import ExpressionError, UnknownValue
 from potc.language.operators import split
 from potc.language.program import Kind
-from potc.language.syntax import Boolean, Expr, Unary
+from potc.language.syntax import Boolean, Call, Expr, Unary
 from potc.match.environment import MatchEnvironment, Scope, compiled
 from potc.match.match import Binding, Bound
 from potc.sketch.frame import Frame, readers
@@ -180,6 +180,11 @@ class Board:
 
         return max(1, of(check.condition, check.wanted)) if isinstance(check.condition, Boolean) else 1
 
+    def is_settled_false(self) -> bool:
+        """True if a check fails whatever the numbers are, because the frame alone answers it."""
+        snapshot = self._snapshot({}, [None] * self.frame.tensors, [None] * self.frame.tensors, {})
+        return any(is_settled(c.condition) and self.holds(c, snapshot) is not c.wanted for c in self.checks)
+
     def environment(self, check: Check, snapshot: Snapshot) -> MatchEnvironment:
         return MatchEnvironment(snapshot, self._scopes[check.stored], check.bindings, check.node)
 
@@ -284,6 +289,17 @@ class Board:
 
 _NO_TENSOR = onnx.TensorProto()
 _EMPTY = take_snapshot(onnx.ModelProto())  # fields that conditions never ask for stay as they are in it
+
+
+def is_settled(condition: Expr) -> bool:
+    """True for a question that the frame alone answers."""
+    match condition:
+        case Unary("not", operand):
+            return is_settled(operand)
+        case Call("absent", _):
+            return True
+        case _:
+            return False
 
 
 def bound(binding: Binding) -> tuple[Bound, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from potc.diagnostics.source import Span
-from potc.language.program import Capture, Kind, Literal, Pattern, PatternNode, Require, Rewrite, Rule, Step
+from potc.language.program import Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Rewrite, Rule, Step
 from potc.language.syntax import Boolean, Expr
 from potc.language.text import text
 from potc.language.variants import is_late
@@ -134,6 +134,11 @@ def _steps(steps: tuple[PatternNode | Step | Pattern, ...], seen: set[str], opti
                 yield from _steps((first, *rest), seen, chosen)
 
 
+def reads_previous(node: PatternNode) -> bool:
+    """True if a node of a chain reads the tensor before."""
+    return not node.args or any(isinstance(a, Result) and a.node < 0 for a in node.args)
+
+
 def _ops(node: PatternNode) -> str:
     return " | ".join(sorted(node.ops))
 
@@ -145,5 +150,6 @@ def _named(step: Step) -> str:
         if isinstance(first, Step):
             names.append(_named(first))
         else:
-            names.append(_ops(first.nodes[-1] if isinstance(first, Pattern) else first))
+            nodes = first.nodes if isinstance(first, Pattern) else (first,)
+            names.append(_ops(next((n for n in nodes if reads_previous(n)), nodes[0])))
     return " | ".join(names)

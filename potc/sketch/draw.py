@@ -39,13 +39,15 @@ class Sketch:
     """A small graph. ``nodes``: names of the nodes that the pattern covers, in the matcher's order.
 
     ``model`` passes onnx.checker with full shape inference. ``bindings``: captured name -> tensor names (empty: absent).
-    ``variant``: which optional steps and alternatives were taken, in words.
+    ``variant``: which optional steps and alternatives were taken, in words. ``also``: conditions that fail beside the one
+    that was to be broken, because others imply it.
     """
 
     model: onnx.ModelProto
     nodes: tuple[str, ...]
     bindings: Mapping[str, tuple[str, ...]]
     variant: str
+    also: tuple[Expr, ...] = ()
 
 
 def draw(program: Program, rule: Rule | Rewrite, seed: int = 0, variant: Variant | None = None) -> Sketch | None:
@@ -64,6 +66,17 @@ def draw(program: Program, rule: Rule | Rewrite, seed: int = 0, variant: Variant
     return None
 
 
+def excluded(program: Program, rule: Rule | Rewrite, variant: Variant, broken: Constraint | None = None) -> bool:
+    """True if a requirement asks for another variant (``absent(b)`` where ``b`` is given, say), so that none can be drawn."""
+    try:
+        frame = make_frame(variant, _opset(program, variant, 0), bystander_of(program), broken)
+        types = Types(frame)
+    except Impossible:
+        return False
+    board = Board(frame, checks_of(program, rule, frame, broken), types, Scope.of(program), 0)
+    return board.is_settled_false()
+
+
 def draw_broken(program: Program, rule: Rule | Rewrite, constraint: Constraint, seed: int = 0) -> Sketch | None:
     """A graph on which exactly one constraint of a rule does not hold, the others as far as possible.
 
@@ -74,7 +87,8 @@ def draw_broken(program: Program, rule: Rule | Rewrite, constraint: Constraint, 
     start = seed % len(places) if places else 0
     best: _Drawn | None = None
     effort = Effort(EFFORT)
-    for chosen in (*places[start:], *places[:start]):
+    turned = (*places[start:], *places[:start])
+    for chosen in sorted(turned, key=lambda v: excluded(program, rule, v, constraint)):
         for drawn in _drawings(program, rule, chosen, seed, constraint, effort):
             if (drawn.match is None or constraint.late) and (best is None or drawn.cost < best.cost):
                 best = drawn
@@ -97,8 +111,9 @@ class _Drawn:
     snapshot: Snapshot
     match: Match | None
     frame: Frame
-    cost: float
+    cost: int
     words: str
+    also: tuple[Expr, ...]
 
     def sketch(self) -> Sketch:
         snapshot, match = self.snapshot, self.match
@@ -110,7 +125,7 @@ class _Drawn:
             nodes = tuple(named.values())
             tensors = _frame_names(self.model, self.frame)
             bindings = {n: name_of(b, tensors) for n, b in self.frame.bindings.items()}
-        return Sketch(self.model, nodes, bindings, self.words)
+        return Sketch(self.model, nodes, bindings, self.words, self.also)
 
     def node_name(self, k: int) -> str:
         return node_name(self.frame, k)
@@ -161,7 +176,8 @@ def _drawings(
         snapshot = take_snapshot(infer_shapes(Model("", model, ())).proto)
         wanted = {node_name(frame, k) for k in frame.covered}
         match = find(owner, rule, snapshot, wanted)
-        yield _Drawn(model, snapshot, match, frame, verdict.cost, variant.words)
+        also = tuple(checks[k].condition for k in verdict.failed)
+        yield _Drawn(model, snapshot, match, frame, verdict.cost, variant.words, also)
         if verdict.cost == 0 and (match is None) == (broken is not None):
             return
 

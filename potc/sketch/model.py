@@ -65,6 +65,32 @@ def build_model(board: Board, candidate: Assignment, bystander: str) -> onnx.Mod
     return helper.make_model(graph, producer_name="potc", opset_imports=imports, ir_version=_ir_version(frame.opset))
 
 
+def inside(model: onnx.ModelProto, bystander: str) -> onnx.ModelProto:
+    """The same nodes in the middle of a model: an operator that no rule speaks of before each float input, and behind each
+    float output."""
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    graph = found.graph
+    stored = {t.name for t in graph.initializer}
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+    before: list[NodeProto] = []
+    behind: list[NodeProto] = []
+    for value in graph.input:
+        if value.name not in stored and value.type.tensor_type.elem_type in floats:
+            name = value.name
+            value.name = f"{name}_outside"
+            before.append(_node(bystander, [value.name], name, f"{bystander}_{name}_in"))
+    for value in graph.output:
+        if value.type.tensor_type.elem_type in floats:
+            name = value.name
+            value.name = f"{name}_outside"
+            behind.append(_node(bystander, [name], value.name, f"{bystander}_{name}_out"))
+    nodes = [*before, *(NodeProto.FromString(n.SerializeToString()) for n in graph.node), *behind]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return found
+
+
 def _ir_version(opset: int) -> int:
     """The IR version that came with an opset, so that older runtimes take what is drawn for older opsets."""
     return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True))

@@ -9,9 +9,8 @@ from random import Random
 from typing import Any
 
 from potc.language.program import Kind
-from potc.language.syntax import Call, Expr, Unary
 from potc.sketch.attributes import attribute_values
-from potc.sketch.board import Assignment, Board, Check, Variable, Verdict
+from potc.sketch.board import Assignment, Board, Check, Variable, Verdict, is_settled
 from potc.sketch.frame import Impossible
 from potc.sketch.infer import Values
 from potc.sketch.propose import Move, Proposer
@@ -38,7 +37,7 @@ def search(board: Board, random: Random, varied: bool, partly: bool, effort: Eff
     """
     candidate = _start(board, random, varied)
     verdict = board.judge(candidate)
-    if any(board.checks[k].hard or not partly for k in verdict.failed if _is_settled(board.checks[k].condition)):
+    if any(board.checks[k].hard or not partly for k in verdict.failed if is_settled(board.checks[k].condition)):
         raise Impossible("a condition is false whatever the numbers are")
     best, best_verdict = candidate, verdict
     seen = {frozenset(candidate.items())}
@@ -69,17 +68,6 @@ def search(board: Board, random: Random, varied: bool, partly: bool, effort: Eff
             best, best_verdict = candidate, verdict
             stuck = 0
     return best, best_verdict
-
-
-def _is_settled(condition: Expr) -> bool:
-    """True for a question that the frame alone answers."""
-    match condition:
-        case Unary("not", operand):
-            return _is_settled(operand)
-        case Call("absent", _):
-            return True
-        case _:
-            return False
 
 
 # ---------------------------------------------------------------------------------------------- the start
