@@ -8,4 +8,7 @@ from hypothesis import settings
 
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "developer")
+settings.register_profile(
+    "thorough", deadline=None, max_examples=1000
+)  # POTC_THOROUGH=1: laws that no change should break
+settings.load_profile("thorough" if os.environ.get("POTC_THOROUGH") else "ci" if os.environ.get("CI") else "developer")
