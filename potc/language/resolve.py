@@ -30,20 +30,20 @@ def load_rules(
     *,
     device: str | None = None,
     settings: Mapping[str, str] | None = None,
-    externs: Sequence[str] = (),
+    externs: Sequence[str] | None = (),
 ) -> Program:
     """Reads, checks and resolves one device.
 
     ``path_or_name``: a path, or a shipped file's name in any case (``cpu``). ``device``: one of the file or of the files
     that it uses; the file's first by default. ``settings``: feature values as words. ``externs``: Python files that may
-    run, for ``extern pred``. Raises Rejected.
+    run, for ``extern pred``; None: nothing will be matched, so none is needed. Raises Rejected.
     """
     library = read_library(path_or_name)
     problems = Diagnostics()
     scope = build_scope(library, problems)
-    files = read_extern_files(externs)
+    files = read_extern_files(externs or ())
     program = _resolve(library, scope, choose_device(library, scope, device), settings or {})
-    program = with_externs(program, scope, files)
+    program = program if externs is None else with_externs(program, scope, files)
     _tests(scope)
     problems.stop()
     return replace(program, digest=digest(program)) if program.externs or files else program

@@ -153,11 +153,11 @@ def load_devices(path_or_name: str, device: str | None = None) -> tuple[tuple[Pr
     if device is not None:
         wanted = (device,)
     else:
-        load_rules(path_or_name)  # tells a file without devices
+        load_rules(path_or_name, externs=None)  # tells a file without devices
         items = read_library(path_or_name).main.items
         own = (i for i in items if isinstance(i, syntax.Device | syntax.DeviceAlgebra))
         wanted = tuple(d.name for d in own if not (isinstance(d, syntax.Device) and d.abstract))
-    return tuple((load_rules(path_or_name, device=name), declared(path_or_name, name)) for name in wanted)
+    return tuple((load_rules(path_or_name, device=name, externs=None), declared(path_or_name, name)) for name in wanted)
 
 
 def declared(path_or_name: str, device: str) -> Declared:
@@ -348,7 +348,8 @@ def _feature(path_or_name: str, program: Program, name: str, declared: Declared)
     value = program.features[name]
     effects: tuple[str, ...] = ()
     if isinstance(value, bool):
-        other = load_rules(path_or_name, device=program.device, settings={name: "false" if value else "true"})
+        settings = {name: "false" if value else "true"}
+        other = load_rules(path_or_name, device=program.device, settings=settings, externs=None)
         if other.accumulators != program.accumulators:
             effects = tuple(map(_lower, map(accumulator, other.accumulators)))
     return Feature(name, kind(value), _value(value), declared.features.get(name, ""), effects)

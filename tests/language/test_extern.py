@@ -46,6 +46,7 @@ def test_nothing_runs_that_was_not_named(tmp_path: Path) -> None:
     _, rules, ext = write(tmp_path, "raise SystemExit(3)")
     (tmp_path / "ext.py").write_text("raise SystemExit(3)")
     assert check_file(rules).diagnostics == ()  # checks never run it
+    assert load_rules(rules, externs=None).externs == ()
     with pytest.raises(Rejected) as wrong:
         load_rules(rules)
     assert codes(wrong) == ["extern-not-allowed"]
