@@ -26,6 +26,11 @@ class Forest:
         found = {r.qualified: _forms(r.pattern, r.requires, program.opset) for r in program.rules}
         self.forms: dict[str, Forms] = {name: forms for name, (forms, _) in found.items()}
         self.possible: dict[str, tuple[Form, ...]] = {name: possible for name, (_, possible) in found.items()}
+        self.operators = {name: _operators(possible) for name, possible in self.possible.items()}
+
+
+def _operators(forms: Iterable[Form]) -> frozenset[str]:
+    return frozenset(op for form in forms for spot in form.spots for op in spot.ops)
 
 
 @lru_cache(maxsize=1024)
@@ -76,6 +81,8 @@ class Precedence:
 def implies(a: Rule, b: Rule, forest: Forest) -> bool:
     """True if every graph that ``a`` matches is provably matched by ``b`` as well, on the same nodes."""
     possible = forest.possible[a.qualified]
+    if not forest.operators[a.qualified] <= forest.operators[b.qualified]:
+        return False
     if not forest.forms[a.qualified].complete or forest.forms[b.qualified].guarded or not possible:
         return False
     return all(any(form_implies(x, y, forest) for y in forest.possible[b.qualified]) for x in possible)
