@@ -339,9 +339,9 @@ class _Judge:
             for op in sorted(statement.ops):
                 for node in self.snapshot.by_op.get(op, ()):
                     ins, outs = ports(self.snapshot, node)
-                    stored = any((node, p) in self.read for p in range(len(self.snapshot.inputs[node])))
+                    stored = all((node, p) in self.read for p, t in enumerate(self.snapshot.inputs[node]) if t in ins)
                     if not ins or not outs or not stored or all(self._stored_anyhow(t) is None for t in outs):
-                        continue
+                        continue  # with one float among them, it runs in float
                     environment = MatchEnvironment(self.snapshot, self.scope, {}, node)
                     if statement.where is None or is_true(statement.where, environment):
                         found.setdefault(node, statement.span)
