@@ -88,7 +88,7 @@ def command(
         from potc.graph.write import write_all
         from potc.workbench.junit import junit as to_junit
 
-        write_all({junit: to_junit([r.run for r in reports])})
+        write_all({junit: to_junit(reports)})
     if update and _update([r.run for r in reports], terminal):
         reports = _run(files, replace(options, coverage=False, fuzz=0))  # does all pass now?
     return 0 if all(r.passed for r in reports) else 1
@@ -114,7 +114,7 @@ def _run(files: tuple[str, ...], options: Options) -> list[FileReport]:
     for file in dict.fromkeys(files):
         try:
             run = run_tests(file, lambda title: wanted in title.lower(), options.externs)
-            reports.append(report_on(run, options.coverage, options.fuzz, options.seed))
+            reports.append(report_on(run, options.pattern is None, options.coverage, options.fuzz, options.seed))
         except Rejected as rejected:
             exit_code = max(exit_code, rejected.exit_code)
             for diagnostic in rejected.diagnostics:
@@ -140,9 +140,10 @@ def _tell(report: FileReport, options: Options, terminal: Terminal) -> None:
         terminal.show(fresh)
     if not report.run.count:
         terminal.say(f"{report.run.path} has no tests")
-    terminal.show(report.findings)
-    for line in report.notes if not terminal.quiet else ():
-        terminal.say(line)
+    for check in report.checks:
+        terminal.show(check.findings)
+        if check.kind == "fuzz" or terminal.verbose:
+            terminal.say(f"{report.run.path}: {check.subject}: {check.note}")
     if report.coverage is not None:
         for line in coverage_lines(report.coverage):
             terminal.answer(line)

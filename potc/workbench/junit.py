@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from potc.diagnostics.diagnostic import Diagnostic
 from potc.diagnostics.render_text import render
-from potc.workbench.run_tests import Outcome, FileRun
+from potc.workbench.run_tests import Outcome
+from potc.workbench.test_report import FileReport
 
 
-def junit(runs: Iterable[FileRun]) -> bytes:
-    """One `testsuite` per file, one `testcase` per test and device; `classname` is the device."""
+def junit(reports: Iterable[FileReport]) -> bytes:
+    """One `testsuite` per file, one `testcase` per test and device, rewrite, or device that was fuzzed; `classname` is the
+    device, or the kind of check."""
     root = ElementTree.Element("testsuites", name="potc test")
     counts: dict[str, int] = {"tests": 0, "failures": 0, "errors": 0}
-    for run in runs:
+    for report in reports:
+        run = report.run
         suite = ElementTree.SubElement(root, "testsuite", name=_legal(run.path))
         mine = {
-            "tests": len(run.outcomes),
-            "failures": len(run.outcomes_of("failed")),
+            "tests": len(run.outcomes) + len(report.checks),
+            "failures": len(run.outcomes_of("failed")) + sum(bool(c.errors) for c in report.checks),
             "errors": len(run.outcomes_of("error")),
         }
         for name, count in mine.items():
@@ -26,6 +29,10 @@ def junit(runs: Iterable[FileRun]) -> bytes:
             counts[name] += count
         for outcome in run.outcomes:
             _case(suite, outcome)
+        for check in report.checks:
+            case = ElementTree.SubElement(suite, "testcase", name=_legal(check.subject), classname=check.kind)
+            if check.errors:
+                _told(case, "failure", check.errors)
     for name, count in counts.items():
         root.set(name, str(count))
     ElementTree.indent(root)
@@ -43,14 +50,13 @@ def _case(suite: ElementTree.Element, outcome: Outcome) -> None:
         line=str(test.span.line),
     )
     if outcome.status != "passed":
-        kind = "failure" if outcome.status == "failed" else "error"
-        first = outcome.diagnostics[0]
-        element = ElementTree.SubElement(case, kind, type=first.code, message=_legal(first.message))
-        element.text = _legal("\n".join(map(_rendered, outcome.diagnostics)))
+        _told(case, "failure" if outcome.status == "failed" else "error", outcome.diagnostics)
 
 
-def _rendered(diagnostic: Diagnostic) -> str:
-    return render(diagnostic)
+def _told(case: ElementTree.Element, kind: str, diagnostics: Sequence[Diagnostic]) -> None:
+    first = diagnostics[0]
+    element = ElementTree.SubElement(case, kind, type=first.code, message=_legal(first.message))
+    element.text = _legal("\n".join(render(d) for d in diagnostics))
 
 
 def _legal(text: str) -> str:

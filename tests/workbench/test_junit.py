@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from potc.workbench.junit import junit
 from potc.workbench.run_tests import run_tests
+from potc.workbench.test_report import report_on
 
 RULES = """potc 1
 device d { opset ai.onnx 13 .. 25   rule relu { match Relu(x) as y   quant x, y: u8 } }
@@ -19,7 +20,7 @@ test "broken" { graph { nothing } }
 def test_junit(tmp_path: Path) -> None:
     for name in ("a.rules", "b.rules"):
         (tmp_path / name).write_text(RULES)
-    runs = [run_tests(str(tmp_path / name)) for name in ("a.rules", "b.rules")]
+    runs = [report_on(run_tests(str(tmp_path / name)), False, False) for name in ("a.rules", "b.rules")]
     data = junit(runs)
     assert junit(runs) == data
     root = ElementTree.fromstring(data)
@@ -43,3 +44,22 @@ def test_junit(tmp_path: Path) -> None:
 
 def test_no_tests() -> None:
     assert ElementTree.fromstring(junit([])).get("tests") == "0"
+
+
+WRONG = """potc 1
+use std
+rewrite twice { match Identity(x) as i -> Relu(prev) as y   emit y = Tanh(x) }
+rewrite right { match Identity(x) as i -> Relu(prev) as y   emit y = Relu(x) }
+"""
+
+
+def test_rewrites_are_cases(tmp_path: Path) -> None:
+    (tmp_path / "a.rules").write_text(WRONG)
+    root = ElementTree.fromstring(junit([report_on(run_tests(str(tmp_path / "a.rules")), True, False)]))
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("2", "1", "0")
+    twice, right = root.iter("testcase")
+    assert (twice.get("classname"), twice.get("name"), right.get("name")) == ("rewrite", "twice", "right")
+    failure = twice.find("failure")
+    assert failure is not None
+    assert failure.get("type") == "wrong-rewrite"
+    assert right.find("failure") is None
