@@ -57,6 +57,7 @@ def describe_meet(path_or_name: str, program: Program, declared: Declared) -> De
             floats.append(_floating(program, op, f"{names} can't run it in integers"))
         elif len(kernels) + len(through) == before and not any(op in f.operators for f in floats):
             floats.append(_floating(program, op, "the devices run it under conditions that exclude one another"))
+    words.used |= dict.fromkeys((qtype,) for k in kernels for t in k.tensors for qtype in t.types)
     remarks = [r for p in parts for r in _shared(p)]
     return Device(
         name=program.device,
