@@ -19,7 +19,7 @@ from potc.graph.read import read_model
 from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.program import Program
 from potc.language.resolve import load_rules
-from potc.match.cover import Candidate, Cover, Finder, choose, is_late
+from potc.match.cover import Candidate, Cover, Finder, Precedence, choose, is_late
 from potc.match.environment import Scope
 from potc.match.match import Matcher
 from potc.match.rewrite import Change
@@ -46,6 +46,7 @@ class Part:
     program: Program
     finder: Finder
     matchers: Mapping[str, Matcher]
+    precedence: Precedence
     candidates: tuple[Candidate, ...]
     cover: Cover
 
@@ -98,7 +99,8 @@ def examine_model(model: Model, program: Program) -> Examined:
     for part in program.members:
         finder = Finder(part, snapshot)
         candidates = tuple(finder.candidates())
-        parts.append(Part(part, finder, _matchers(part, snapshot), candidates, choose(part, snapshot, candidates)))
+        cover = choose(part, snapshot, candidates)
+        parts.append(Part(part, finder, _matchers(part, snapshot), Precedence(part), candidates, cover))
     return Examined(
         model,
         prepared,

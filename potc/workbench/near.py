@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from potc.diagnostics.source import Span
 from potc.language.program import Pattern, PatternNode, Rule, Step
-from potc.match.cover import Candidate, Precedence
+from potc.match.cover import Candidate
 from potc.match.match import Matcher, Trail, operators_of
 from potc.quantize.plan import Kernel
 from potc.workbench.explain_model import Examined, Part, Reason
@@ -185,7 +185,7 @@ def _lost_to(examined: Examined, part: Part, loser: Candidate, winner: Candidate
         if (prefer.winner, prefer.loser) == rules:
             because = f": {prefer.because}" if prefer.because else ""
             return Reason(rules[1], prefer.span.place, f"{rules[0]} is preferred{because}", node)
-    if Precedence(part.program).ordered(winner.rule, loser.rule):
+    if part.precedence.ordered(winner.rule, loser.rule):
         return Reason(rules[1], place, f"{rules[0]} is narrower, so it comes first", node)
     words = f"{rules[0]} was taken at {covered}, which comes first in the graph"
     return Reason(rules[1], place, words, node)

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnx import NodeProto
 
+from potc.graph.model import Model
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.match.rewrite import Change
 from potc.workbench.explain_model import Examined
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Before:
     """The model as it was read: nodes by name, the node that makes each tensor, and who reads it."""
 
+    model: Model
+    opset: int
     nodes: Mapping[str, NodeProto]
     maker: Mapping[str, NodeProto]
     readers: Mapping[str, tuple[NodeProto, ...]]
     tensors: tuple[str, ...]
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names of the nodes that a result depends on."""
+        return _names(drop_dead(self.model))
+
+    @cached_property
+    def raised(self) -> Model:
+        return raise_opset(self.model, self.opset)
+
+    @cached_property
+    def folded(self) -> Model:
+        return fold_constants(infer_shapes(self.raised))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,8 @@ def before_preparation(examined: Examined) -> Before:
         for name in dict.fromkeys(filter(None, node.input)):
             readers.setdefault(name, []).append(node)
     names = dict.fromkeys((*(v.name for v in graph.input), *(t.name for t in graph.initializer), *maker))
-    return Before(nodes, maker, {t: tuple(r) for t, r in readers.items()}, tuple(names))
+    frozen = {t: tuple(r) for t, r in readers.items()}
+    return Before(examined.model, examined.program.opset[0], nodes, maker, frozen, tuple(names))
 
 
 def change_of(examined: Examined, node: str) -> Change | None:
@@ -123,21 +141,17 @@ def _successors(examined: Examined, before: Before, change: Change) -> tuple[str
 def _without_rewrite(examined: Examined, before: Before, node: NodeProto) -> tuple[str, tuple[str, ...]]:
     """Why a node that no rewrite took is gone: the steps of preparation, tried again one by one."""
     present = tuple(name for name in node.output if name in examined.snapshot.tensor_ids)
-    if node.name not in _names(drop_dead(examined.model)):
+    if node.name not in before.needed:
         return "is not needed: nothing that the model returns depends on it", ()
-    raised = raise_opset(examined.model, examined.program.opset[0])
-    if node.name not in _names(raised):
-        return f"was replaced while the model was raised to opset {raised.opset}", present
-    folded = fold_constants(infer_shapes(raised))
-    if node.name not in _names(folded) or any(t.name in node.output for t in folded.proto.graph.initializer):
+    if node.name not in _names(before.raised):
+        return f"was replaced while the model was raised to opset {before.raised.opset}", present
+    folded = before.folded.proto.graph
+    if node.name not in _names(before.folded) or any(t.name in node.output for t in folded.initializer):
         return "was computed beforehand: its result does not depend on the inputs of the model", present
     makers = (examined.snapshot.producer[examined.snapshot.tensor_ids[t]] for t in present)
     instead = tuple(examined.snapshot.names[m] for m in makers if m >= 0)
     return "is not needed any more: what read it was rewritten or computed beforehand", instead
 
 
-def _names(model: object) -> frozenset[str]:
-    from potc.graph.model import Model
-
-    assert isinstance(model, Model)
+def _names(model: Model) -> frozenset[str]:
     return frozenset(node.name for node in model.proto.graph.node)
