@@ -166,6 +166,10 @@ _MATCH = {
         "A rewrite matched, and its right side could not be computed.",
         "Add a `require` that excludes this case.",
     ),
+    "wrong-rewrite": (
+        "The two sides of a rewrite compute different results on a graph that was drawn from its left side.",
+        "Compare the two graphs, and correct `emit` or exclude the case by `require`.",
+    ),
 }
 
 _GRAPH = {

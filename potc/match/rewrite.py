@@ -87,6 +87,21 @@ def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change,
     )
 
 
+def apply_once(model: Model, program: Program, rewrite: Rewrite, nodes: tuple[str, ...]) -> Model | None:
+    """One application of one rewrite to the nodes with these names, None where it does not match exactly them. Nodes that
+    nobody reads any more are gone. Raises Rejected(failing-emit)."""
+    snapshot = take_snapshot(model.proto)
+    scope = Scope.of(program)
+    matcher = Matcher(rewrite.pattern, rewrite.requires, snapshot, scope, program.signatures)
+    anchors = (node for op in sorted(matcher.anchor_ops) for node in snapshot.by_op.get(op, ()))
+    for match in (m for node in anchors for m in matcher.matches(node)):
+        if {snapshot.names[n] for n in match.nodes} == set(nodes):
+            edit = _Edit(snapshot)
+            if edit.apply(rewrite, match, scope):
+                return infer_shapes(drop_dead(model.with_proto(edit.result(model.proto))))
+    return None
+
+
 def _round(model: Model, program: Program, spent: set[tuple[str, str]]) -> tuple[Model, list[Change]]:
     """One pass over the graph. ``spent``: (rewrite, node) for nodes that a ``once`` rewrite made: it leaves them alone."""
     snapshot = take_snapshot(model.proto)

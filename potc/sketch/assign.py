@@ -10,6 +10,7 @@ import numpy as np
 
 from potc.language import arithmetic
 from potc.language.expression import ExpressionError
+from potc.language.program import Kind
 from potc.language.scope import names_in, parts
 from potc.language.syntax import (
     Binary,
@@ -99,9 +100,9 @@ class Assigner:
         external = self.board.frame.externals.get(t)
         if external is None or external.filled is not None or not is_number(value):
             return
-        constant: Move = () if external.kind.value == "const" else ((("constant", t), True),)
-        if external.kind.value == "value":
+        if external.kind is Kind.VALUE:
             return
+        constant: Move = () if external.kind is Kind.CONST else ((("constant", t), True),)
         number = float(value)
         if place is None:
             yield (*constant, (("values", t), Values(number)))
@@ -109,7 +110,18 @@ class Assigner:
             before = self.candidate.get(("values", t)) or Values(0.0)
             size = max(1, math.prod(self.candidate["shape", t]))
             for k in range(min(size, 8)):
-                yield (*constant, (("values", t), Values(before.fill, ((k, number),))))
+                others = tuple(sorted((dict(before.others) | {k: number}).items()))
+                yield (*constant, (("values", t), Values(before.fill, others)))
+
+    def _elements_of(self, expr: Expr, value: Any, places: range) -> Iterator[Move]:
+        """Some elements of a constant, the others as they are."""
+        view = self.view(expr)
+        external = self.board.frame.externals.get(view.tensor) if view is not None else None
+        if view is None or external is None or external.kind is not Kind.CONST or not is_number(value):
+            return
+        before = self.candidate.get(("values", view.tensor)) or Values(0.0)
+        others = dict(before.others) | dict.fromkeys(places, float(value))
+        yield ((("values", view.tensor), Values(before.fill, tuple(sorted(others.items())))),)
 
     def _field(self, target: Expr, name: str, value: Any) -> Iterator[Move]:
         view = self.view(target)
@@ -198,6 +210,8 @@ class Assigner:
                     for k in range(low, high):
                         yield from self._index(args[0], Number(k, args[0].span), value)
                     return
+                if place is None:
+                    yield from self._elements_of(args[0], value, range(low, high))
                 for k in range(low, high) if place is not None else (None,):
                     yield from self.set(args[0], value, k)
         elif name in ("abs", "min", "max", "sum", "floor", "ceil", "round", "opt", "reshape", "concat", "transpose"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +20,7 @@ from potc.sketch.variants import schema_of
 DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 32)
 TRIED = 24  # moves that are judged in one step at most
 STEPS = 40
+ELEMENTS = 1 << 12  # of one input or constant
 PATIENCE = 10  # steps without progress
 
 
@@ -50,6 +52,8 @@ def search(board: Board, random: Random, varied: bool, partly: bool, effort: Eff
         stuck += 1
         found: list[tuple[int, Assignment, Verdict]] = []
         for move in itertools.islice(_moves(board, candidate, verdict, random), TRIED):
+            if any(variable[0] == "shape" and math.prod(value) > ELEMENTS for variable, value in move):
+                continue
             changed = {**candidate, **dict(move)}
             key = frozenset(changed.items())
             if key in seen:
@@ -87,7 +91,7 @@ def _start(board: Board, random: Random, varied: bool) -> Assignment:
             candidate["shape", t] = ()
         elif whole:
             candidate["shape", t] = (1,)
-            candidate["values", t] = Values(float(random.choice((0, 1))) if varied else 0.0)
+            candidate["values", t] = Values(float(random.choice((0, 1, 2))) if varied else 0.0)
         else:
             candidate["shape", t] = weight if constant else activation
     for k, node in enumerate(board.frame.nodes):
