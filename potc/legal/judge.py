@@ -316,7 +316,7 @@ class _Judge:
             ("output", self.program.graph_output, snapshot.graph_outputs),
         ):
             for tensor in sorted(tensors) if stated is not None else ():
-                if stated is None or not snapshot.is_float(tensor):
+                if stated is None or not snapshot.is_float(tensor) or tensor in self.kept:
                     continue
                 found = self.made.get(tensor)
                 if found is None and not stated.none:

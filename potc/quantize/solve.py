@@ -166,7 +166,7 @@ def _ends_of_the_model(problem: _Problem, wishes: Wishes) -> None:
         )
         types = reduce(meet_ranked, (w.types for w in wants)) if wants else ()
         for tensor in sorted(tensors) if types else ():
-            if not snapshot.is_float(tensor):
+            if not snapshot.is_float(tensor) or tensor in problem.kept:
                 continue
             if end == "graph input":
                 wishes.stored.add(tensor)
