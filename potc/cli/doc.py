@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -41,6 +42,8 @@ def command(
     session.terminal = terminal = Terminal(0, color)
     if device is not None and len(rules) > 1:
         raise click.UsageError("--device chooses from one rule file; several are given")
+    if output is not None and os.path.realpath(output) in map(os.path.realpath, rules):
+        raise click.UsageError(f"{output} is an input, and would be overwritten")
     html = form == "html" or (form is None and str(output).endswith((".html", ".htm")))
     page = _page(_devices(rules, device), matrix, html, _command(rules, device, matrix))
     if output is None:

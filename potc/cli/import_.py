@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def command(
     session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json")
     if terminal.as_json and output is None:
         raise click.UsageError("--format json and the rules both want standard output; give -o")
+    if output is not None and os.path.realpath(output) == os.path.realpath(file):
+        raise click.UsageError(f"{output} is an input, and would be overwritten")
     hardware = read_hardware(read_source(file, Path(file)))
     name = device if device is not None else _name(hardware.device, file)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):

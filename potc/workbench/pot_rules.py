@@ -204,10 +204,9 @@ class _Writer:
                 return None
         if "outputs" in entry.formats:
             stored = self._list(entry, "outputs", None)
-            if "activations" in entry.formats and all(
-                f.bits == 32 for named in entry.formats["outputs"] for f in named.formats
-            ):
-                stored += f" | {self._list(entry, 'activations', None)}"  # a sum that no reader takes as it is
+            sums = all(f.bits == 32 for named in entry.formats["outputs"] for f in named.formats)
+            read = self._list(entry, "activations", None) if sums and "activations" in entry.formats else ""
+            stored = " | ".join(filter(None, (stored, read))) if stored else ""  # a sum that no reader takes as it is
             quants += [("y", stored)] if stored else []
         if not quants:
             return None
