@@ -47,7 +47,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of ``operations``. ``unified``: groups of input numbers that share scales; None in a group's place: all."""
+    """One object of ``operations``. ``unified``: groups of input numbers that share scales, None where the file lists none."""
 
     type: str
     attributes: Mapping[str, Any]
