@@ -20,8 +20,9 @@ from potc.language import operators
 from potc.language.format import format_file
 from potc.language.lattice import spell
 from potc.language.parse import parse
-from potc.language.program import INTEGERS, Granularity, QType, storage_limits
-from potc.workbench.pot_json import Entry, HardwareFile, Named, NumberFormat
+from potc.language.program import INTEGERS, QType
+from potc.workbench.pot_formats import qtypes
+from potc.workbench.pot_json import Entry, HardwareFile, Named
 
 OPSETS = (13, 25)
 
@@ -309,7 +310,7 @@ class _Writer:
                 "not-carried-over", message, entry.span, "nothing is to be done; only weights have several scales"
             )
         for named in entry.formats[role]:
-            every = tuple(dict.fromkeys(t for f in named.formats for t in _qtypes(f, role, axis)))
+            every = tuple(dict.fromkeys(t for f in named.formats for t in qtypes(f, role, axis)))
             types = tuple(t for t in every if t.storage in INTEGERS)
             for lost in sorted({t.storage for t in every} - {t.storage for t in types}):
                 message = f"{role} of {entry.type} in `{lost}` are not carried over: ONNX does not quantize to it"
@@ -358,29 +359,3 @@ def _spoken_of(form: _Form, conditions: str) -> str:
 
 def _rest(form: _Form) -> tuple[Any, ...]:
     return form.suffix, form.args, form.require, form.quants, form.unify
-
-
-def _qtypes(form: NumberFormat, role: str, axis: int | str | None) -> Iterator[QType]:
-    """The formats that POT makes of an entry, by the tables of its documentation and code ("Hardware configs", levels).
-
-    Symmetric activations without levels have no sign where no value has one, and a sign else; symmetric weights have one
-    code less below zero than their bits hold.
-    """
-    several = form.per_channel and role == "weights"
-    grain, along = (Granularity.PER_CHANNEL, axis) if several else (Granularity.PER_TENSOR, None)
-    shared = form.shared_zero_point and several and not form.symmetric
-    signed = storage_limits(f"i{form.bits}")
-
-    def made(storage: str, limits: tuple[int, int], symmetric: bool) -> QType:
-        return QType(storage, *limits, symmetric, grain, along, shared_zero_point=shared)
-
-    if form.symmetric:
-        if role != "weights" and form.levels is None:
-            yield made(f"u{form.bits}", storage_limits(f"u{form.bits}"), True)
-        limits = form.levels or signed
-        narrow = form.narrow if form.narrow is not None else role == "weights" and form.levels is None
-        yield made(f"i{form.bits}", (max(limits[0], signed[0] + 1) if narrow else limits[0], limits[1]), True)
-    elif form.levels is not None and form.levels[0] < 0:
-        yield made(f"i{form.bits}", form.levels, False)
-    else:
-        yield made(f"u{form.bits}", form.levels or storage_limits(f"u{form.bits}"), False)
