@@ -17,6 +17,9 @@ from potc.diagnostics.diagnostic import Rejected
 @click.option("--rules", metavar="RULES", required=True, help="Rule file, or the name of a shipped one, like cpu.")
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
+@click.option(
+    "--extern", "externs", metavar="FILE.py", multiple=True, help="Python file that rules may ask; repeatable."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True)
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
@@ -37,7 +40,8 @@ def command(session: Session, models: tuple[str, ...], form: str, color: str, qu
     from potc.language.resolve import load_rules
     from potc.legal.judge import judge
 
-    program = load_rules(words["rules"], device=words["device"], settings=dict(setting(s) for s in words["settings"]))
+    settings = dict(setting(s) for s in words["settings"])
+    program = load_rules(words["rules"], device=words["device"], settings=settings, externs=words["externs"])
     found: list[Any] = []
     exit_code = 0
     for path in models:

@@ -30,8 +30,8 @@ def meet(a: QType, b: QType) -> QType | None:
     low, high = max(a.low, b.low), min(a.high, b.high)
     symmetric = a.symmetric or b.symmetric
     granularity, axis, block = _granularity(a, b)
-    scales = {t.scale for t in (a, b)} - {None}
-    zero_points = {t.zero_point for t in (a, b)} - {None}
+    scales = {t.scale for t in (a, b) if t.scale is not None}
+    zero_points = {t.zero_point for t in (a, b) if t.zero_point is not None}
     zeros = zero_points | ({0} if symmetric else set())
     if low >= high or len(scales) > 1 or len(zeros) > 1 or any(not low <= z <= high for z in zeros):
         return None

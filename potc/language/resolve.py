@@ -151,6 +151,9 @@ def _resolve(
     if isinstance(device, syntax.Device):
         return _program(library, scope, inherit(scope, device), words)
     stated = _members(scope, device.value, (), (device.name,))
+    if isinstance(device.value, syntax.DeviceReference) and len(stated) == 1:
+        renamed = replace(_program(library, scope, stated[0], words), device=device.name)  # a variant by another name
+        return replace(renamed, digest=digest(renamed))
     known = {name for inherited in stated for name in inherited.features}
     parts: dict[tuple[str, str], Program] = {}
     for inherited in stated:

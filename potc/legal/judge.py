@@ -18,14 +18,14 @@ from potc.diagnostics.source import Span
 from potc.graph.model import Model
 from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.lattice import spell
-from potc.language.program import Alternatives, Granularity, Program, QuantStatement, Rule
+from potc.language.program import Choice, Granularity, Program, QuantStatement, Rule
 from potc.legal.forms import Annotated, read_quantized
 from potc.legal.stored import CLOSE, Stored, why_not_allowed
 from potc.match.cover import Candidate, Finder, choose, is_late
 from potc.match.environment import MatchEnvironment, Scope, axis_of
 from potc.match.joint import ports
 from potc.match.match import Bound, is_true, operators_of, why_not
-from potc.quantize.constants import choose_alternatives, lanes_of
+from potc.quantize.constants import choose_branch, lanes_of
 from potc.quantize.narrow import unsafe_groups
 
 ACTIVATION_SPAN = 255
@@ -163,13 +163,13 @@ class _Judge:
                 problems.append(Problem("requirement-violated", words, require.span))
         for statement in rule.quants:
             binding = match.bindings.get(statement.target)
-            alternatives = choose_alternatives(statement.choice, environment)
+            branch = choose_branch(statement.choice, environment)
             for bound in binding if isinstance(binding, tuple) else (binding,):
                 if bound is None:
                     continue
                 site = self._site(bound)
                 spoken.add(site)
-                problems += self._stated(candidate, statement, bound, site, alternatives)
+                problems += self._stated(candidate, statement, bound, site, branch)
         for node in match.nodes:
             for port in range(len(self.snapshot.inputs[node])):
                 for kind, table in (("read", self.read), ("constant", self.constants)):
@@ -189,14 +189,14 @@ class _Judge:
         statement: QuantStatement,
         bound: Bound,
         site: Site,
-        alternatives: Alternatives,
+        branch: Choice,
     ) -> Iterator[Problem]:
         """What one `quant` statement says, against what is there."""
         found, name, at = self._at(site), self._name(bound.tensor), statement.span
-        types = alternatives.types
+        types, none = branch.alternatives.types, branch.alternatives.none
         if found is None:
             accumulates = any(t.bits >= 32 for t in types) and site[0] != "constant"
-            if types and not alternatives.none and not accumulates:
+            if types and not none and not accumulates:
                 wanted = " | ".join(map(spell, types))
                 yield Problem("must-be-stored", f"`{name}` is float, and must be {wanted}", at, site)
             return
@@ -207,8 +207,8 @@ class _Judge:
         reason = why_not_allowed(found, types, self.program.interchange, axes)
         if reason:
             yield Problem("format-not-allowed", f"`{name}` is {reason}", at, site)
-        elif statement.derived:
-            yield from self._derived(candidate, statement, bound, site, found)
+        elif branch.derived:
+            yield from self._derived(candidate, statement, branch.derived, bound, site, found)
 
     def _axis(self, axis: str | int | None, bound: Bound) -> int | None:
         rank = len(self.snapshot.shapes[bound.tensor] or ())
@@ -217,10 +217,16 @@ class _Judge:
         return axis_of(self.snapshot, self.program.signatures, bound.node, bound.port, axis, rank)
 
     def _derived(
-        self, candidate: Candidate, statement: QuantStatement, bound: Bound, site: Site, found: Stored
+        self,
+        candidate: Candidate,
+        statement: QuantStatement,
+        derived: tuple[str, ...],
+        bound: Bound,
+        site: Site,
+        found: Stored,
     ) -> Iterator[Problem]:
         expected = np.ones(())
-        for name in statement.derived:
+        for name in derived:
             other = candidate.match.bindings.get(name)
             stored = self._at(self._site(other)) if isinstance(other, Bound) else None
             if stored is None:
@@ -229,7 +235,7 @@ class _Judge:
         if found.scale.size not in (1, expected.size) or not np.allclose(
             found.scale.ravel(), expected, rtol=CLOSE, atol=0
         ):
-            factors = " * ".join(f"scale({n})" for n in statement.derived)
+            factors = " * ".join(f"scale({n})" for n in derived)
             words = f"the scale of `{self._name(bound.tensor)}` is not {factors}"
             yield Problem("wrong-derived-scale", words, statement.span, site)
 

@@ -89,7 +89,7 @@ def test_a_model_that_fails_verification_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = Verification((Check("finite", ok=False, detail="`y` holds NaN"),))
-    monkeypatch.setattr("potc.compiler.verify", lambda *_: bad)
+    monkeypatch.setattr("potc.compiler.verify", lambda *_, **__: bad)
     out = tmp_path / "out.onnx"
     out.write_bytes(b"before")
     assert entry.main(["compile", SAMPLE, "--rules", "cpu", "-o", str(out)]) == 70
