@@ -23,13 +23,14 @@ from potc.sketch.constraints import Constraint, conjuncts, constraints
 from potc.sketch.frame import Frame, Impossible, has_place, make_frame
 from potc.sketch.model import OPSET, build_model, name_of, onnx_text
 from potc.sketch.oracle import bystander_of, find, is_valid
-from potc.sketch.search import Effort, search
+from potc.sketch.search import Effort, plainer, search
 from potc.sketch.types import Types
 from potc.sketch.variants import Variant, schema_of, variants
 
 __all__ = ["Constraint", "Sketch", "Variant", "constraints", "draw", "draw_broken", "onnx_text", "variants"]
 
 RESTARTS = 9
+MORE_INPUTS = ("", "", "", "all", "all", "last", "last", "", "")  # by restart
 EFFORT = 4000  # candidates that are judged for one sketch at most
 MORE = 300  # and once there is a graph on which another constraint fails as well
 
@@ -157,7 +158,7 @@ def _drawings(
             return
         opset = _opset(program, variant, round_)
         try:
-            frame = make_frame(variant, opset, bystander, broken, full=round_ > 2)
+            frame = make_frame(variant, opset, bystander, broken, MORE_INPUTS[round_])
             types = Types(frame)
         except Impossible:
             continue
@@ -172,7 +173,10 @@ def _drawings(
             continue
         model = build_model(board, candidate, bystander)
         if not is_valid(model):
-            continue
+            candidate = plainer(board, candidate, verdict)
+            model = build_model(board, candidate, bystander)
+            if not is_valid(model):
+                continue
         snapshot = take_snapshot(infer_shapes(Model("", model, ())).proto)
         wanted = {node_name(frame, k) for k in frame.covered}
         match = find(owner, rule, snapshot, wanted)
@@ -182,11 +186,17 @@ def _drawings(
             return
 
 
+def opset_of(program: Program) -> int:
+    """The opset of graphs that ask for none: what tests of rules have by default, as far as the device knows it."""
+    low, high = program.opset
+    return min(max(OPSET, low), high, onnx.defs.onnx_opset_version())
+
+
 def _opset(program: Program, variant: Variant, round_: int) -> int:
     """The opset that tests of rules have by default; later the lowest one, and those in which an operator changed."""
     low, high = program.opset
     high = min(high, onnx.defs.onnx_opset_version())
-    versions = [min(max(OPSET, low), high), low]
+    versions = [opset_of(program), low]
     for op in variant.ops:
         schema = schema_of(op, high)
         if schema is not None and not split(op)[0] and low < schema.since_version <= high:

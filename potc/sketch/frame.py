@@ -66,12 +66,10 @@ class Impossible(Exception):
     """A variant that no graph of this opset has."""
 
 
-def make_frame(
-    variant: Variant, opset: int, bystander: str, broken: Constraint | None = None, full: bool = False
-) -> Frame:
-    """The nodes of a variant with one constraint of the pattern broken, if any. ``full``: with the optional inputs that
-    the pattern does not look at. Raises Impossible."""
-    builder = _Builder(Frame(opset), variant, bystander, broken, full)
+def make_frame(variant: Variant, opset: int, bystander: str, broken: Constraint | None = None, more: str = "") -> Frame:
+    """The nodes of a variant with one constraint of the pattern broken, if any. ``more``: which of the optional inputs that
+    the pattern does not look at are given: none, "all" or the "last". Raises Impossible."""
+    builder = _Builder(Frame(opset), variant, bystander, broken, more)
     return builder.build()
 
 
@@ -89,8 +87,8 @@ def has_place(variant: Variant, broken: Constraint) -> bool:
 
 
 class _Builder:
-    def __init__(self, frame: Frame, variant: Variant, bystander: str, broken: Constraint | None, full: bool) -> None:
-        self.full = full
+    def __init__(self, frame: Frame, variant: Variant, bystander: str, broken: Constraint | None, more: str) -> None:
+        self.more = more
         self.frame = frame
         self.variant = variant
         self.bystander = bystander
@@ -194,7 +192,9 @@ class _Builder:
                 raise Impossible(op)
             missing = range(len(inputs), schema.min_input)
             inputs.extend(-1 if optional_port(schema, port) else frame.external(Kind.ANY) for port in missing)
-            if self.full and part.args and schema.max_input < MANY:
+            if self.more and part.args and len(inputs) < schema.max_input < MANY:
+                left_out = schema.max_input - len(inputs) - 1 if self.more == "last" else 0
+                inputs.extend([-1] * left_out)
                 inputs.extend(frame.external(Kind.ANY) for _ in range(len(inputs), schema.max_input))
             for port, tensor in enumerate(inputs):
                 if tensor < 0 and not optional_port(schema, port):

@@ -93,7 +93,8 @@ def _keeps_apart(op: str) -> bool:
         (made,) = open_session(model.SerializeToString(), optimize=False, threads=1).run(None, {"x": numbers})
     except SessionError:
         return False
-    return bool(np.isfinite(made).all()) and len(np.unique(made)) == numbers.size
+    found = np.asarray(made)
+    return bool(np.isfinite(found).all()) and len(np.unique(found)) == numbers.size
 
 
 @lru_cache(maxsize=1)

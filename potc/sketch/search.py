@@ -74,6 +74,20 @@ def search(board: Board, random: Random, varied: bool, partly: bool, effort: Eff
     return best, best_verdict
 
 
+def plainer(board: Board, candidate: Assignment, verdict: Verdict) -> Assignment:
+    """The candidate without the attributes that it need not have: schemas let values pass that runtimes refuse."""
+    for variable in [v for v, value in candidate.items() if v[0] == "attribute" and value is not None]:
+        changed = {**candidate, variable: None}
+        if not _is_required(board, variable) and board.judge(changed).cost <= verdict.cost:
+            candidate = changed
+    return candidate
+
+
+def _is_required(board: Board, variable: Variable) -> bool:
+    schema = schema_of(board.frame.nodes[variable[1]].op, board.opset)
+    return schema is not None and variable[2] in schema.attributes and schema.attributes[variable[2]].required
+
+
 # ---------------------------------------------------------------------------------------------- the start
 
 
@@ -144,8 +158,7 @@ def _node_moves(board: Board, candidate: Assignment, verdict: Verdict, node: int
     known = [s for s in shapes if s is not None and None not in s]
     for variable, value in list(candidate.items()):
         if variable[0] == "attribute" and variable[1] == node and value is not None:
-            schema = schema_of(placed.op, board.opset)
-            if schema is not None and variable[2] in schema.attributes and not schema.attributes[variable[2]].required:
+            if not _is_required(board, variable):
                 yield ((variable, None),)
             else:
                 yield from (((variable, v),) for v in attribute_values(board, candidate, node, variable[2]))
@@ -175,6 +188,8 @@ def _tensor_moves(board: Board, candidate: Assignment, t: int, like: list[Any], 
         for length in lengths:
             for fill in (0, 1, -1, 2):
                 yield ((variable, length), (("values", t), Values(float(fill))))
+            for place in {0, length[0] - 1} if length and length[0] > 1 else ():
+                yield ((variable, length), (("values", t), Values(1.0, ((place, -1.0),))))
         return
     if len(shape) < 5:
         yield ((variable, (*shape, random.choice(DIMENSIONS[:5]))),)

@@ -28,7 +28,7 @@ from potc.sketch.variants import variants
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A rule that does not do what it says. ``kind``: "undrawn" (no graph was found on which it matches), "overlapping",
+    """A rule that does not do what it says. ``kind``: "undrawn" (no graph was found for any variant), "overlapping",
     "untaken" (it matches, nothing else does, and the solver leaves the nodes in float), "matched" (although a constraint is
     broken), or "unnamed" (another place is told than the one that was broken). ``graph``: ONNX text, empty for none.
     """
@@ -43,13 +43,15 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class FuzzReport:
     """``matched``: whole graphs that were drawn and matched; ``broken``: graphs with one constraint broken; ``named``: how
-    often of these the broken one was told; ``unbroken``: constraints that no drawn graph breaks (others may imply them).
+    often of these the broken one was told; ``unbroken``: constraints that no drawn graph breaks (others may imply them);
+    ``undrawn``: variants for which no graph was found, in words (it may be that there is none).
     """
 
     matched: int
     broken: int
     named: int
     unbroken: tuple[tuple[str, Constraint], ...]
+    undrawn: tuple[tuple[str, str], ...]
     failures: tuple[Failure, ...]
 
 
@@ -61,6 +63,8 @@ def fuzz(program: Program, count: int, seed: int) -> FuzzReport:
     parts = [(part, rule) for part in program.members for rule in _rules(part)]
     failures: list[Failure] = []
     matched = broken = named = 0
+    drawn: set[str] = set()
+    undrawn: dict[str, tuple[Rule | Rewrite, dict[str, None]]] = {}
     unbroken: dict[tuple[str, int, int, str], tuple[str, Constraint]] = {}
     for part, rule, n in _turns(parts, count):
         listed = [v for v in variants(rule.pattern) if not excluded(part, rule, v)]
@@ -68,11 +72,15 @@ def fuzz(program: Program, count: int, seed: int) -> FuzzReport:
             continue
         sketch = draw(part, rule, seed + n // len(listed), listed[n % len(listed)])
         if sketch is None:
-            words = f"no graph was found for `{listed[n % len(listed)].words}`"
-            failures.append(Failure(name_of(rule), "undrawn", rule.pattern.span, words, ""))
+            undrawn.setdefault(name_of(rule), (rule, {}))[1][listed[n % len(listed)].words] = None
             continue
         matched += 1
+        drawn.add(name_of(rule))
         failures.extend(_not_taken(part, rule, sketch))
+    for name, (rule, words) in undrawn.items():
+        if name not in drawn:
+            message = f"no graph was found for {', '.join(f'`{w}`' for w in words)}"
+            failures.append(Failure(name, "undrawn", rule.pattern.span, message, ""))
     for part, rule, n in _turns(parts, count):
         listed = constraints(rule)
         if not listed:
@@ -87,7 +95,8 @@ def fuzz(program: Program, count: int, seed: int) -> FuzzReport:
         failure = judge_broken(part, rule, constraint, sketch)
         named += failure is None
         failures.extend(() if failure is None else (failure,))
-    return FuzzReport(matched, broken, named, tuple(unbroken.values()), tuple(failures))
+    missing = tuple((name, words) for name, (_, several) in undrawn.items() for words in several)
+    return FuzzReport(matched, broken, named, tuple(unbroken.values()), missing, tuple(failures))
 
 
 def name_of(rule: Rule | Rewrite) -> str:
