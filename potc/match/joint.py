@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from potc.diagnostics.source import Span
 from potc.graph.snapshot import Snapshot
 from potc.language.program import OpStatement, Program
 from potc.match.cover import Candidate, Cover, Finder, Precedence, choose
@@ -29,10 +30,12 @@ class Member:
         return self.candidate.rule.qualified if self.candidate is not None else f"{self.program.device}.pass"
 
     @property
-    def place(self) -> str:
+    def span(self) -> Span:
+        """Where the rule or the ``pass`` stands."""
         if self.candidate is not None:
-            return self.candidate.rule.span.place
-        return self.passing.span.place if self.passing is not None else ""
+            return self.candidate.rule.span
+        assert self.passing is not None
+        return self.passing.span
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,6 @@ class Joint:
     @property
     def rule(self) -> str:
         return " & ".join(m.rule for m in self.members)
-
-    @property
-    def place(self) -> str:
-        return ", ".join(m.place for m in self.members)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,12 @@ class _Placed:
     again: Mapping[tuple[int, int], int]
     templates: dict[object, _Template | None] = field(default_factory=dict["object", "_Template | None"])
     channels: dict[object, int | None] = field(default_factory=dict["object", "int | None"])
+    derived: dict[int, bool] = field(default_factory=dict[int, bool])
+
+    def is_derived(self, statement: QuantStatement) -> bool:
+        if id(statement) not in self.derived:
+            self.derived[id(statement)] = bool(statement.derived)
+        return self.derived[id(statement)]
 
     def axis(self, bound: Bound, role: str, rank: int) -> int | None:
         """The axis with a role, asked once for nodes of one operator with equal attributes."""
@@ -109,14 +115,15 @@ def _offers(
     not speak of a constant offers no format."""
     offers: dict[tuple[int, int], list[_Offer | None]] = {}
     kernels = [m for m in joint.members if m.candidate is not None]
+    constants = placed.snapshot.initializers
     for count, member in enumerate(kernels):
         assert member.candidate is not None
         for statement in member.candidate.rule.quants:
-            if bool(statement.derived) is not derived:
+            binding = member.candidate.match.bindings[statement.target]
+            if binding is None or placed.is_derived(statement) is not derived:
                 continue
-            binding = member.candidate.match.bindings.get(statement.target)
-            for bound in binding if isinstance(binding, tuple) else (binding,):
-                if bound is not None and placed.snapshot.is_constant(bound.tensor):
+            for bound in (binding,) if isinstance(binding, Bound) else binding:
+                if bound.tensor in constants:
                     made = _constant(joint, member, statement, bound, placed, index)
                     mine = offers.setdefault((bound.node, bound.port), [])
                     mine.extend([None] * (count - len(mine)))

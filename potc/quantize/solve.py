@@ -228,21 +228,24 @@ def _wants(problem: _Problem, member: Member, environment: MatchEnvironment) -> 
     """What the rule of one part says of the computed tensors of its match."""
     snapshot, candidate = problem.snapshot, member.candidate
     assert candidate is not None
+    rule, bindings, constants = candidate.rule, candidate.match.bindings, snapshot.initializers
+    name = rule.qualified
     first = snapshot.names[candidate.match.nodes[0]]
-    for statement in candidate.rule.quants:
-        binding = candidate.match.bindings.get(statement.target)
+    for statement in rule.quants:
+        binding = bindings[statement.target]
+        bounds = (binding,) if isinstance(binding, Bound) else binding or ()
+        computed = [b for b in bounds if b.tensor not in constants]
+        if not computed:
+            continue
         branch = statement.choice
         branch = branch if branch.condition is None else choose_branch(branch, environment)
-        alternatives = branch.alternatives
+        alternatives, derived = branch.alternatives, bool(branch.derived)
         # What is derived is a constant's scale; a computed tensor in its place stays float where that is allowed.
-        types = () if branch.derived and alternatives.none else problem.ranked(alternatives, member.program)
-        for bound in binding if isinstance(binding, tuple) else (binding,):
-            if bound is None or snapshot.is_constant(bound.tensor):
-                continue
+        types = () if derived and alternatives.none else problem.ranked(alternatives, member.program)
+        place = problem.place(statement.span)
+        for bound in computed:
             words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
-            place = problem.place(statement.span)
-            rule, derived = candidate.rule.qualified, bool(branch.derived)
-            yield bound, Want(rule, place, statement.target, words, types, alternatives.none, derived)
+            yield bound, Want(name, place, statement.target, words, types, alternatives.none, derived)
 
 
 def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
@@ -260,7 +263,7 @@ def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want
         silent = next((m for m in kernels if m.rule not in spoken), kernels[0])
         first = insisting[0]
         reason = f"`{first.name}` must be {_listed(first.types)} ({first.place}), and {silent.rule} takes it in float"
-        return Origin(silent.rule, silent.place, reason)
+        return Origin(silent.rule, silent.span.place, reason)
     types = reduce(meet_ranked, (w.types for w in wants))
     if not types:
         if not insisting:
@@ -474,20 +477,29 @@ def _agree(
 
 
 def _kernels(problem: _Problem, wishes: Wishes, through: frozenset[int]) -> tuple[Kernel, ...]:
-    snapshot = problem.snapshot
+    names, tensors = problem.snapshot.names, problem.snapshot.tensors
     kernels: list[tuple[int, Kernel]] = []
+    sorted_names: dict[int, tuple[str, ...]] = {}
     for joint in wishes.taken:
-        bindings = {
-            (name, snapshot.tensors[t])
-            for member in joint.members
-            if member.candidate is not None
-            for name in member.candidate.match.bindings
-            for t in _tensors(member, name)
-        }
-        nodes = tuple(snapshot.names[n] for n in joint.nodes)
-        order = sorted(bindings, key=lambda entry: (entry[0], snapshot.tensor_ids[entry[1]]))
-        kernels.append((joint.nodes[-1], Kernel(joint.rule, joint.place, nodes, tuple(order))))
+        found: list[tuple[str, str]] = []
+        for member in joint.members:
+            if member.candidate is None:
+                continue
+            bindings, key = member.candidate.match.bindings, id(member.candidate.rule)
+            if key not in sorted_names:
+                sorted_names[key] = tuple(sorted(bindings))
+            for name in sorted_names[key]:
+                bound = bindings[name]
+                if isinstance(bound, Bound):
+                    found.append((name, tensors[bound.tensor]))
+                elif bound is not None:
+                    found.extend((name, tensors[b.tensor]) for b in bound)
+        if len(joint.members) > 1:
+            found = sorted(dict.fromkeys(found), key=lambda entry: entry[0])
+        nodes = tuple([names[n] for n in joint.nodes])
+        place = ", ".join([problem.place(m.span) for m in joint.members])
+        kernels.append((joint.nodes[-1], Kernel(joint.rule, place, nodes, tuple(found))))
     for node in through:
-        place = ", ".join(s.span.place for s in problem.cover.passing[node])
-        kernels.append((node, Kernel(f"{problem.program.device}.pass", place, (snapshot.names[node],), ())))
+        place = ", ".join(problem.place(s.span) for s in problem.cover.passing[node])
+        kernels.append((node, Kernel(f"{problem.program.device}.pass", place, (names[node],), ())))
     return tuple(kernel for _, kernel in sorted(kernels, key=lambda k: k[0]))
