@@ -36,11 +36,8 @@ def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
     activations (weights alone do not count). A node that was fused away shares the fate of the next one of its kernel
     that is left, else of the one before; a kernel of which nothing is left became part of an integer operator.
     """
-    with tempfile.TemporaryDirectory(prefix="potc-") as folder:
-        path = Path(folder) / "optimized.onnx"
-        open_session(compiled, optimize=True, optimized_path=str(path))
-        optimized = onnx.load(path)
-    in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, _codes(optimized))
+    optimized = optimized_graph(compiled)
+    in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, integer_codes(optimized))
     covered = dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes)
     fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
     floating = tuple(name for name in covered if name in fused)
@@ -48,6 +45,14 @@ def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
     return KernelShare(
         len(covered), len(covered) - len(floating), len(weighted), len(weighted.difference(floating)), floating
     )
+
+
+def optimized_graph(model: bytes) -> onnx.ModelProto:
+    """The graph that onnxruntime would execute. Raises SessionError if it does not load the model."""
+    with tempfile.TemporaryDirectory(prefix="potc-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(model, optimize=True, optimized_path=str(path))
+        return onnx.load(path)
 
 
 def _float_nodes(nodes: Sequence[str], in_float: Mapping[str, bool]) -> list[str]:
@@ -60,7 +65,7 @@ def _float_nodes(nodes: Sequence[str], in_float: Mapping[str, bool]) -> list[str
     return found
 
 
-def _codes(optimized: onnx.ModelProto) -> set[str]:
+def integer_codes(optimized: onnx.ModelProto) -> set[str]:
     """Computed tensors that hold integer codes. Only onnxruntime knows the types of what its own operators return, so
     it is asked for them: as types of outputs.
     """
