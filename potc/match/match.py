@@ -45,7 +45,8 @@ class Match:
 @dataclass(slots=True)
 class Trail:
     """The deepest place that a walk reached, and why it ended there. ``steps`` counts nodes on the way; ``whole``: nothing
-    but a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth."""
+    but a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth.
+    In between is a node whose operator ``fits``: its inputs tell more than that it is none of the other alternatives."""
 
     steps: int = -1
     reason: str = ""
@@ -53,17 +54,20 @@ class Trail:
     found: str = ""  # what stood where an operator was wanted
     wanted: frozenset[str] = frozenset()
     whole: bool = False
+    fits: bool = False
 
     def stop(self, steps: int, reason: str, at: Span, whole: bool = False) -> None:
-        if (steps, whole) > (self.steps, self.whole):
-            self.steps, self.reason, self.at, self.found, self.whole = steps, reason, at, "", whole
+        if (steps, whole, True) > (self.steps, self.whole, self.fits):
+            self.steps, self.reason, self.at, self.found = steps, reason, at, ""
+            self.whole, self.fits = whole, True
 
     def stop_before(self, steps: int, words: str, found: str, wanted: frozenset[str], at: Span) -> None:
         """An operator is not there. ``words`` have ``{found}`` and ``{wanted}``; alternatives of one step are told together."""
         if steps == self.steps and found == self.found:
             self.wanted |= wanted
         elif steps > self.steps:
-            self.steps, self.at, self.found, self.wanted, self.whole = steps, at, found, wanted, False
+            self.steps, self.at, self.found, self.wanted = steps, at, found, wanted
+            self.whole = self.fits = False
         else:
             return
         self.reason = words.format(found=found, wanted=_one_of(self.wanted))

@@ -29,9 +29,20 @@ from potc.sketch.variants import Variant, schema_of, variants
 
 __all__ = ["Constraint", "Sketch", "Variant", "constraints", "draw", "draw_broken", "onnx_text", "variants"]
 
-RESTARTS = 9
-MORE_INPUTS = ("", "", "", "all", "all", "last", "last", "", "")  # by restart
-EFFORT = 4000  # candidates that are judged for one sketch at most
+# One restart after the other: index of the opset (see `_opsets`), further inputs of operators, and whether shapes and
+# attributes start at random although the seed is 0.
+RESTARTS = (
+    (0, "", False),
+    (0, "", True),
+    (0, "last", False),
+    (-1, "", False),
+    (-1, "last", False),
+    (0, "all", True),
+    (-2, "last", True),
+    (1, "", True),
+    (0, "", True),
+)
+EFFORT = 2500  # candidates that are judged for one sketch at most
 MORE = 300  # and once there is a graph on which another constraint fails as well
 
 
@@ -41,7 +52,7 @@ class Sketch:
 
     ``model`` passes onnx.checker with full shape inference. ``bindings``: captured name -> tensor names (empty: absent).
     ``variant``: which optional steps and alternatives were taken, in words. ``also``: conditions that fail beside the one
-    that was to be broken, because others imply it.
+    that was to be broken, because others imply it. ``anchor``: name of the node at which the matcher looks for the pattern.
     """
 
     model: onnx.ModelProto
@@ -49,6 +60,7 @@ class Sketch:
     bindings: Mapping[str, tuple[str, ...]]
     variant: str
     also: tuple[Expr, ...] = ()
+    anchor: str = ""
 
 
 def draw(program: Program, rule: Rule | Rewrite, seed: int = 0, variant: Variant | None = None) -> Sketch | None:
@@ -70,7 +82,7 @@ def draw(program: Program, rule: Rule | Rewrite, seed: int = 0, variant: Variant
 def excluded(program: Program, rule: Rule | Rewrite, variant: Variant, broken: Constraint | None = None) -> bool:
     """True if a requirement asks for another variant (``absent(b)`` where ``b`` is given, say), so that none can be drawn."""
     try:
-        frame = make_frame(variant, _opset(program, variant, 0), bystander_of(program), broken)
+        frame = make_frame(variant, opset_of(program), bystander_of(program), broken)
         types = Types(frame)
     except Impossible:
         return False
@@ -115,6 +127,7 @@ class _Drawn:
     cost: int
     words: str
     also: tuple[Expr, ...]
+    anchor: str
 
     def sketch(self) -> Sketch:
         snapshot, match = self.snapshot, self.match
@@ -126,7 +139,7 @@ class _Drawn:
             nodes = tuple(named.values())
             tensors = _frame_names(self.model, self.frame)
             bindings = {n: name_of(b, tensors) for n, b in self.frame.bindings.items()}
-        return Sketch(self.model, nodes, bindings, self.words, self.also)
+        return Sketch(self.model, nodes, bindings, self.words, self.also, self.anchor)
 
     def node_name(self, k: int) -> str:
         return node_name(self.frame, k)
@@ -153,12 +166,13 @@ def _drawings(
     bystander = bystander_of(program)
     owner = next((m for m in program.members if isinstance(rule, Rule) and m.device == rule.device), program.members[0])
     scope = Scope.of(owner)
-    for round_ in range(RESTARTS):
+    opsets = _opsets(program, variant)
+    for round_, (place, more, at_random) in enumerate(RESTARTS):
         if effort.left <= 0:
             return
-        opset = _opset(program, variant, round_)
+        opset = opsets[place % len(opsets)]
         try:
-            frame = make_frame(variant, opset, bystander, broken, MORE_INPUTS[round_])
+            frame = make_frame(variant, opset, bystander, broken, more)
             types = Types(frame)
         except Impossible:
             continue
@@ -166,7 +180,7 @@ def _drawings(
         board = Board(frame, checks, types, scope, seed)
         random = Random(f"{seed} {round_} {variant.words}")
         try:
-            candidate, verdict = search(board, random, seed > 0 or round_ > 1, broken is not None, effort)
+            candidate, verdict = search(board, random, seed > 0 or at_random, broken is not None, effort)
         except Impossible:
             continue
         if verdict.cost >= HARD or (broken is None and verdict.cost > 0):
@@ -181,7 +195,8 @@ def _drawings(
         wanted = {node_name(frame, k) for k in frame.covered}
         match = find(owner, rule, snapshot, wanted)
         also = tuple(checks[k].condition for k in verdict.failed)
-        yield _Drawn(model, snapshot, match, frame, verdict.cost, variant.words, also)
+        anchor = node_name(frame, len(variant.nodes) - 1)
+        yield _Drawn(model, snapshot, match, frame, verdict.cost, variant.words, also, anchor)
         if verdict.cost == 0 and (match is None) == (broken is not None):
             return
 
@@ -192,8 +207,8 @@ def opset_of(program: Program) -> int:
     return min(max(OPSET, low), high, onnx.defs.onnx_opset_version())
 
 
-def _opset(program: Program, variant: Variant, round_: int) -> int:
-    """The opset that tests of rules have by default; later the lowest one, and those in which an operator changed."""
+def _opsets(program: Program, variant: Variant) -> tuple[int, ...]:
+    """The usual opset, the lowest one, and those in which an operator of the variant changed last."""
     low, high = program.opset
     high = min(high, onnx.defs.onnx_opset_version())
     versions = [opset_of(program), low]
@@ -201,8 +216,7 @@ def _opset(program: Program, variant: Variant, round_: int) -> int:
         schema = schema_of(op, high)
         if schema is not None and not split(op)[0] and low < schema.since_version <= high:
             versions.append(schema.since_version)
-    listed = tuple(dict.fromkeys(versions))
-    return listed[0] if round_ in (0, 1, 3) else listed[-1 if round_ == 4 else (round_ - 1) % len(listed)]
+    return tuple(dict.fromkeys(versions))
 
 
 # ---------------------------------------------------------------------------------------------- checks

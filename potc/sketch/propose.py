@@ -23,6 +23,7 @@ from potc.language.syntax import (
 from potc.match.environment import ShapeView
 from potc.sketch.assign import Assigner, Move, is_number
 
+NARROW = 1e-4  # relative; limits of a float attribute may lie so near to each other
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 _MIRROR = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 STEPS = 8  # values of a range that are tried
@@ -129,12 +130,14 @@ def _satisfying(op: str, value: Any) -> list[Any]:
     step = 1 if isinstance(value, int) else max(abs(value) * 0.5, 1e-3)
     if op in ("!=", ">", ">="):
         near += [value + step, value + 2 * step, value * 2 if value > 0 else value + 4 * step]
+        near += [value + abs(value) * NARROW] if isinstance(value, float) else []
     if op in ("!=", "<", "<="):
         near += [
             value - step,
             value / 2 if isinstance(value, float) else value // 2,
             -value if value > 0 else value - step,
         ]
+        near += [value - abs(value) * NARROW] if isinstance(value, float) else []
     return near
 
 

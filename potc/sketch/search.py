@@ -147,8 +147,9 @@ def _check_moves(board: Board, candidate: Assignment, verdict: Verdict, check: C
     yield from proposer.moves(check.condition, check.wanted)
     for node, name in proposer.attributes(check.condition):
         yield from (((("attribute", node, name), v),) for v in attribute_values(board, candidate, node, name))
+    shapes = [candidate["shape", t] for t in board.frame.externals]
     for t in proposer.tensors(check.condition)[:4]:
-        yield from _tensor_moves(board, candidate, t, [], random)
+        yield from _tensor_moves(board, candidate, t, shapes, random)
 
 
 def _node_moves(board: Board, candidate: Assignment, verdict: Verdict, node: int, random: Random) -> Iterator[Move]:
@@ -184,11 +185,14 @@ def _tensor_moves(board: Board, candidate: Assignment, t: int, like: list[Any], 
             yield ((variable, tuple(other)),)
     if whole and board.is_constant(candidate, t):
         ranks = {len(s) for s in like if s}
+        for other in like:
+            if other:
+                yield ((variable, (len(other),)), (("values", t), Values(0.0, tuple(enumerate(map(float, other))))))
         lengths = [(), (1,), *((r,) for r in sorted(ranks)), *((2 * r,) for r in sorted(ranks))]
         for length in lengths:
             for fill in (0, 1, -1, 2):
                 yield ((variable, length), (("values", t), Values(float(fill))))
-            for place in {0, length[0] - 1} if length and length[0] > 1 else ():
+            for place in sorted({0, length[0] - 1}) if length and length[0] > 1 else ():
                 yield ((variable, length), (("values", t), Values(1.0, ((place, -1.0),))))
         return
     if len(shape) < 5:

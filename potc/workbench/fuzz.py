@@ -159,7 +159,7 @@ def judge_broken(part: Program, rule: Rule | Rewrite, constraint: Constraint, sk
     graph = onnx_text(sketch.model)
     if constraint.late:
         return _judge_late(part, rule, constraint, sketch, snapshot, graph)
-    trail = near_miss(part, rule, snapshot, sketch.nodes)
+    trail = near_miss(part, rule, snapshot, sketch)
     if trail is None:
         return Failure(name_of(rule), "matched", constraint.span, f"it matches without {constraint.words}", graph)
     if names(trail, constraint) or any(_speaks_of_condition(trail, rule, other) for other in sketch.also):
@@ -168,21 +168,17 @@ def judge_broken(part: Program, rule: Rule | Rewrite, constraint: Constraint, sk
     return Failure(name_of(rule), "unnamed", constraint.span, f"without {constraint.words}, told is: {told}", graph)
 
 
-def near_miss(part: Program, rule: Rule | Rewrite, snapshot: Snapshot, nodes: tuple[str, ...]) -> Trail | None:
-    """How far a rule came at nodes that it does not match as a whole, None if it does: the replay of ``explain``."""
+def near_miss(part: Program, rule: Rule | Rewrite, snapshot: Snapshot, sketch: Sketch) -> Trail | None:
+    """How far a rule came at nodes that it does not match as a whole, None if it does: what ``explain`` replays when it is
+    asked about the anchor."""
     early = tuple(r for r in rule.requires if not is_late(r))
     matcher = Matcher(rule.pattern, early, snapshot, Scope.of(part), part.signatures)
-    best = Trail()
-    for node, operator in enumerate(snapshot.ops):
-        if operator not in matcher.anchor_ops or snapshot.names[node] not in nodes:
-            continue
-        trail = Trail()
-        for match in matcher.matches(node, trail):
-            if {snapshot.names[n] for n in match.nodes} >= set(nodes):
-                return None
-        if (trail.steps, trail.whole) > (best.steps, best.whole):
-            best = trail
-    return best
+    node = snapshot.names.index(sketch.anchor)
+    trail = Trail()
+    for match in matcher.matches(node, trail):
+        if {snapshot.names[n] for n in match.nodes} >= set(sketch.nodes):
+            return None
+    return trail
 
 
 def names(trail: Trail, constraint: Constraint) -> bool:
