@@ -343,6 +343,10 @@ class Signature:
 
     ``where``: what holds between the shapes and attributes of a valid node, in the schema's port names; None: nothing
     is said. It guides what draws small graphs, and never decides about a model. ``ports``: those names, in port order.
+
+    How scales pass through, for positive numbers: ``homogeneous``: the number that all ``act`` inputs (and limits, fill
+    values) are multiplied by multiplies the result. ``multiplicative``: the number that any one ``act`` input is multiplied
+    by does. ``elementwise``: each element of the result is made of the elements in its place.
     """
 
     op: str
@@ -352,6 +356,9 @@ class Signature:
     span: Span
     where: Expr | None = None
     ports: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    homogeneous: bool = False
+    multiplicative: bool = False
+    elementwise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
