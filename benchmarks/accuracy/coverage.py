@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potc.evaluate.kernels import integer_codes, optimized_graph
+from potc.evaluate.kernels import integer_codes, load
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -24,7 +24,7 @@ class Coverage:
 
 def coverage(model: bytes) -> Coverage:
     """Of a model as onnxruntime's CPU provider executes it. Raises SessionError if it does not load."""
-    optimized = optimized_graph(model)
+    optimized = load(model).graph
     codes = integer_codes(optimized)
     products = [node for node in optimized.graph.node if any(word in node.op_type for word in PRODUCTS)]
     return Coverage(sum(not codes.isdisjoint(node.input) for node in products), len(products))

@@ -1,9 +1,9 @@
 """Metrics of a model on labelled data: with 95 % intervals, and in pairs with the float model.
 
-A data folder's ``eval.py`` has METRIC, ``evaluate(run, limit)`` and, beside it, ``_eval.py`` with ``Run``, ``roc_auc``, ``box_ap``.
-Its metric is the figure that is told. Intervals come from resampling the samples (paired: the same resamples for both models),
-which needs the labels: ``y`` of test.npz, eval.npz or eval_audio.npz, or the folder of each picture. They are used only if they give
-the same value as ``evaluate``.
+A data folder's ``eval.py`` has METRIC and ``evaluate(run, limit)``, and beside it ``_eval.py`` with ``Run``, ``roc_auc``,
+``box_ap``. Its metric is the figure that is told. Intervals come from resampling the samples (paired: the same resamples
+for both models), which needs the labels: ``y`` of test.npz, eval.npz or eval_audio.npz, or the folder of each picture. They
+are used only if they give the same value as ``evaluate``.
 """
 
 from __future__ import annotations

@@ -7,14 +7,14 @@ from typing import Any
 
 Row = dict[str, Any]
 
-LEGEND = """Metric: on onnxruntime's integer kernels (`kernels`) and with optimizations off (`simulated`), with its 95 % interval from
-resampled samples. `vs float`: the difference of the metric on kernels, 95 % interval from the same resamples for both models; `p`:
-McNemar's exact test that the quantized model is right as often as float, over `lost`/`won` samples (only float, only this model is
-right). `same`: share of answers equal to float's on kernels. SQNR: worst float output over all evaluation samples, dB, kernels /
-simulated. `int`: convolutions and matrix products of the optimized graph that read integers. `time`: CPU seconds of the whole
-command, imports included, median, and its ratio to {baseline} in the same round (lowest to highest); `wall`: seconds, median,
-as busy as the machine was. `peak`: largest resident memory. `run`: CPU time of one inference on one thread relative to float's,
-median and quartiles of alternating runs."""
+LEGEND = """Metric: on onnxruntime's integer kernels (`kernels`), with its 95 % interval from resampled samples, and with
+optimizations off (`simulated`). `vs float`: the difference of the metric on kernels, 95 % interval from the same resamples
+for both models; `p`: McNemar's exact test that the quantized model is right as often as float, over `lost`/`won` samples
+(only float, only this model is right). `same`: share of answers equal to float's on kernels. SQNR: worst float output over
+all evaluation samples, dB, kernels / simulated. `int`: convolutions and matrix products of the optimized graph that read
+integers. `time`: CPU seconds of the whole command, imports included, median, and its ratio to {baseline} in the same round
+(lowest to highest); `wall`: seconds, median, as busy as the machine was. `peak`: largest resident memory. `run`: CPU time of
+one inference on one thread relative to float's, median and quartiles of alternating runs."""
 
 
 def page(document: Row) -> str:

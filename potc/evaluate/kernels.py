@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from potc.execute.session import open_session
+from potc.execute.session import InferenceSession, open_session
 from potc.quantize.plan import Plan
 
 CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (4, 8, 16))
@@ -29,14 +29,30 @@ class KernelShare:
     floating: tuple[str, ...]
 
 
-def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
-    """Loads the model into onnxruntime with all optimizations and reads the graph that it would execute.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in onnxruntime with all its optimizations, on one thread, and the graph that it executes."""
+
+    session: InferenceSession
+    graph: onnx.ModelProto
+
+
+def load(model: bytes) -> Loaded:
+    """Opens a session and asks it for its graph. Raises SessionError if onnxruntime does not take the model."""
+    with tempfile.TemporaryDirectory(prefix="potc-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        session = open_session(model, optimize=True, threads=1, optimized_path=str(path))
+        return Loaded(session, onnx.load(path))
+
+
+def kernel_share(compiled: bytes, plan: Plan, loaded: Loaded | None = None) -> KernelShare:
+    """Reads the graph that onnxruntime executes, with all optimizations. ``loaded``: the model, if it is loaded already.
 
     What that graph still holds of a node, by its name or by one of its outputs, runs in float if it reads no integer
     activations (weights alone do not count). A node that was fused away shares the fate of the next one of its kernel
     that is left, else of the one before; a kernel of which nothing is left became part of an integer operator.
     """
-    optimized = optimized_graph(compiled)
+    optimized = (loaded or load(compiled)).graph
     in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, integer_codes(optimized))
     covered = dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes)
     fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
@@ -45,14 +61,6 @@ def kernel_share(compiled: bytes, plan: Plan) -> KernelShare:
     return KernelShare(
         len(covered), len(covered) - len(floating), len(weighted), len(weighted.difference(floating)), floating
     )
-
-
-def optimized_graph(model: bytes) -> onnx.ModelProto:
-    """The graph that onnxruntime would execute. Raises SessionError if it does not load the model."""
-    with tempfile.TemporaryDirectory(prefix="potc-") as folder:
-        path = Path(folder) / "optimized.onnx"
-        open_session(model, optimize=True, optimized_path=str(path))
-        return onnx.load(path)
 
 
 def _float_nodes(nodes: Sequence[str], in_float: Mapping[str, bool]) -> list[str]:

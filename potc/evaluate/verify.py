@@ -10,15 +10,14 @@ import numpy as np
 import onnx
 
 from potc.data.dataset import Dataset
+from potc.data.kept import some
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.measures import Sqnr
-from potc.execute.session import SessionError, first_line, open_session
+from potc.execute.session import InferenceSession, SessionError, first_line, open_session, run_each
 from potc.graph.model import Model
 
 SAMPLES = 8
 DEAD_DB = 3.0  # noise of half the signal's power; an output of zeros has 0 dB, models with few weak layers about 6 dB
-
-Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a session: output names, feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ def verify(
     samples: int = SAMPLES,
     floor_db: float = DEAD_DB,
     simulate: bool = False,
+    opened: InferenceSession | None = None,
 ) -> Verification:
     """Checks a compiled model against the float one, on up to ``samples`` samples spread evenly over the data set.
 
@@ -64,37 +64,46 @@ def verify(
       shape;
     - ``loads`` and ``runs`` in onnxruntime, with its optimizations, as it will be used; ``simulate``: results are those of
       float arithmetic between the quantizers, for devices whose sums don't saturate where this host's kernels do;
+      ``opened``: the compiled model in onnxruntime with optimizations, if it is there already;
     - ``results``: shapes and dtypes equal the float model's; ``finite``: no NaN or infinity where the float model has
       none;
     - ``alive``: at least one float output reaches ``floor_db`` of SQNR (outputs that are zero in float do not count).
 
     Raises Rejected only if onnxruntime can't load the float model or run it on a sample.
     """
-    reference = _open_float(float_model)
     checks = [_attempt("valid", lambda: _validate(compiled)), _interface(float_model.proto, compiled)]
-    opened: list[Run] = []
-    checks.append(_attempt("loads", lambda: opened.append(open_session(compiled, optimize=True).run)))
-    if not opened:
+    sessions = [opened] if opened is not None else list[InferenceSession]()
+    if opened is None:
+        checks.append(_attempt("loads", lambda: sessions.append(open_session(compiled, optimize=True, threads=1))))
+    else:
+        checks.append(Check("loads", True, "yes"))
+    reference = _open_float(float_model)
+    if not sessions:
         return Verification(tuple(checks))
     outputs = [o.name for o in float_model.proto.graph.output]
-    run = open_session(compiled, optimize=False).run if simulate else opened[0]
-    comparison = _compare(reference, run, outputs, dataset, samples)
+    session = open_session(compiled, optimize=False, threads=1) if simulate else sessions[0]
+    comparison = _compare(reference, session, outputs, dataset, samples)
     if isinstance(comparison, Check):
         return Verification((*checks, comparison), {}, 0)
     checks.append(Check("runs", True, f"{comparison.samples} samples"))
     return Verification((*checks, *comparison.checks(floor_db)), comparison.sqnr_db(), comparison.samples)
 
 
-def _compare(reference: Run, run: Run, outputs: list[str], dataset: Dataset, samples: int) -> _Comparison | Check:
+def _compare(
+    reference: InferenceSession, session: InferenceSession, outputs: list[str], dataset: Dataset, samples: int
+) -> _Comparison | Check:
     """Both models on the same samples, or the failed check where the compiled one does not run."""
+    chosen = list(some(dataset, samples))
+    feeds = [feed for _, feed in chosen]
+    expected, found = run_each(reference, outputs, feeds), run_each(session, outputs, feeds)
     comparison = _Comparison(outputs)
-    for index, feed in _spread(dataset, samples):
-        expected = _run_float(reference, outputs, feed, index)
+    for index, _ in chosen:
+        wanted = _next_float(expected, index)
         try:
-            found = run(outputs, dict(feed))
+            results = next(found)
         except Exception as error:  # whatever onnxruntime says is the finding
             return Check("runs", False, f"sample {index}: {first_line(error)}")
-        comparison.add(index, expected, found)
+        comparison.add(index, wanted, results)
     return comparison
 
 
@@ -134,24 +143,16 @@ def _same(before: onnx.TypeProto.Tensor, after: onnx.TypeProto.Tensor) -> bool:
     return fixed and len(before.shape.dim) == len(after.shape.dim)
 
 
-def _spread(dataset: Dataset, count: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-    total = len(dataset)
-    wanted = {i * total // count for i in range(count)} if total > count else set(range(total))
-    for index, feed in enumerate(dataset.feeds()):
-        if index in wanted:
-            yield index, feed
-
-
-def _open_float(model: Model) -> Run:
+def _open_float(model: Model) -> InferenceSession:
     try:
-        return open_session(model.proto.SerializeToString(), optimize=True).run
+        return open_session(model.proto.SerializeToString(), optimize=True, threads=1)
     except SessionError as error:
         raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
 
 
-def _run_float(run: Run, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[Any]:
+def _next_float(results: Iterator[Sequence[Any]], index: int) -> Sequence[Any]:
     try:
-        return run(outputs, dict(feed))
+        return next(results)
     except Exception as error:  # onnxruntime's errors have no common base
         message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
         raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
@@ -101,14 +100,14 @@ def _refuse_cycles(path: str, graph: onnx.GraphProto) -> None:
                     node=node.name or None,
                 )
             made[name] = i
-    links: nx.DiGraph[int] = nx.DiGraph()
-    sorted_already = True
-    for i, node in enumerate(graph.node):
-        for name in (*node.input, *outer_reads(node)):
-            if name in made:
-                links.add_edge(made[name], i)
-                sorted_already = sorted_already and made[name] < i
-    if sorted_already or nx.is_directed_acyclic_graph(links):
+    reads = [(*node.input, *outer_reads(node)) for node in graph.node]
+    edges = [(made[name], i) for i, names in enumerate(reads) for name in names if name in made]
+    if all(maker < reader for maker, reader in edges):
+        return  # as nearly every model is: without the time that importing networkx takes
+    import networkx as nx
+
+    links: nx.DiGraph[int] = nx.DiGraph(edges)
+    if nx.is_directed_acyclic_graph(links):
         return
     cycle = [graph.node[a] for a, _ in nx.find_cycle(links)]
     names = " -> ".join(_shown(node.name or node.op_type) for node in (*cycle[:6], cycle[0]))

@@ -10,11 +10,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 DTYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "f32",
@@ -92,6 +95,8 @@ class Snapshot:
     @cached_property
     def graph(self) -> nx.MultiDiGraph:
         """The same as a networkx graph: nodes carry ``op`` and ``name``, edges ``tensor`` and both ports. Frozen."""
+        import networkx as nx  # slow to import, and a compile does not need it
+
         graph: nx.MultiDiGraph = nx.MultiDiGraph()
         graph.add_nodes_from((n, {"op": self.ops[n], "name": self.names[n]}) for n in range(len(self.ops)))
         graph.add_edges_from(self._edges())

@@ -91,8 +91,8 @@ def test_devices_that_do_not_saturate_are_simulated(monkeypatch: pytest.MonkeyPa
     """Where this machine's kernels saturate and the device's do not, the model as it is written counts."""
     good, dead = compiled(QDQ), compiled("y = Sub(x, x)")
 
-    def saturating(model: bytes, *, optimize: bool) -> object:
-        return open_session(dead if model == good and optimize else model, optimize=optimize)
+    def saturating(model: bytes, *, optimize: bool, threads: int) -> object:
+        return open_session(dead if model == good and optimize else model, optimize=optimize, threads=threads)
 
     monkeypatch.setattr("potc.evaluate.verify.open_session", saturating)
     assert run(good, simulate=True).ok

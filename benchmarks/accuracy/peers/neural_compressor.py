@@ -8,6 +8,7 @@ from __future__ import annotations
 import onnx
 from onnx_neural_compressor import data_reader
 from onnx_neural_compressor.quantization import QuantFormat, QuantType, config, quantize
+
 from samples import Feeds, begin
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import nncf
 import onnx
+
 from samples import begin
 
 

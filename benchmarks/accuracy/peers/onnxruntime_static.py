@@ -10,6 +10,7 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
 from samples import Feeds, begin
 
 

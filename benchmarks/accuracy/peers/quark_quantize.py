@@ -10,6 +10,7 @@ from quark.onnx import ModelQuantizer
 from quark.onnx.quantization.config.algorithm import BiasCorrectionConfig, CLEConfig
 from quark.onnx.quantization.config.config import QConfig
 from quark.onnx.quantization.config.spec import CalibMethod, Int8Spec, QLayerConfig, QuantGranularity, UInt8Spec
+
 from samples import Feeds, begin
 
 
