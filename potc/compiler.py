@@ -21,12 +21,13 @@ from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
-from potc.quantize.calibrate import Ranges, calibrate
+from potc.quantize.calibrate import calibrate
 from potc.quantize.lower import lower
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params, solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
+from potc.quantize.ranges import Ranges
 from potc.quantize.solve import solve
 from potc.quantize.tuning import Tuning
 
@@ -88,7 +89,7 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     trace.stage("plan")
     plan = solve(program, take_snapshot(prepared.proto))
     trace.stage("calibrate")
-    ranges = calibrate(prepared, plan, samples, trace.progress)
+    ranges = calibrate(prepared, plan, samples, trace.progress, job.tuning.ranges)
     trace.stage("solve")
     params = solve_params(plan, ranges, weights(prepared, plan), job.tuning)
     trace.stage("lower")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity, QType
-from potc.quantize.calibrate import Ranges
+from potc.quantize.estimators import borders, clipped, estimate
+from potc.quantize.histogram import Histogram, merge_histograms
 from potc.quantize.numbers import QuantParams
-from potc.quantize.observe import Statistic
 from potc.quantize.plan import Quantizer
-from potc.quantize.scale import ROUNDING, is_symmetric, range_params
+from potc.quantize.range_search import search
+from potc.quantize.ranges import Ranges
+from potc.quantize.scale import ROUNDING, range_params
+from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
 
 
 def solve_activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettings) -> tuple[QuantParams, str]:
     """The outer limits of all observed tensors are taken first, then solved once: so zero is exact for every member."""
-    statistics = [ranges.by_tensor[t] for t in quantizer.observed]
-    seen = [s for s in statistics if s.samples]
+    seen = [s for s in (ranges.by_tensor[t] for t in quantizer.observed) if s.samples]
     lowest, highest = min((s.min for s in seen), default=0.0), max((s.max for s in seen), default=0.0)
     name = quantizer.tensors[0]
     types = legal_types(quantizer.types, lowest)
@@ -28,30 +31,64 @@ def solve_activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettin
             "no-legal-type", f"`{name}` goes down to {lowest:.6g}, and every allowed type is unsigned", node=name
         )
     for qtype in types:
-        if qtype.granularity is not Granularity.PER_TENSOR:
-            raise reject("unsupported-type", f"`{name}`: activations have one scale per tensor", node=name)
-    solved = [(t, *range_params(*_range(t, lowest, highest, seen, settings), t)) for t in types]
-    if settings.preset in ("mixed", "accuracy"):
-        finest = min(float(scale) for _, scale, _ in solved)
-        solved = [entry for entry in solved if float(entry[1]) <= finest * (1 + ROUNDING)][-1:]
-    qtype, scale, zero_point = solved[0]
+        if qtype.granularity is not Granularity.PER_TENSOR and _axis(qtype) is None:
+            message = f"`{name}`: an activation has one scale, or one for each channel of a known axis"
+            raise reject("unsupported-type", message, node=name)
+    qtype = types[0]
+    if settings.preset in ("mixed", "accuracy") and len(types) > 1:
+        # A search may clip the more the fewer codes a type has: it says nothing about which type is the finest.
+        covering = np.asarray(lowest), np.asarray(highest)
+        judged = [covering if settings.searches else _range(t, quantizer, ranges, seen, settings) for t in types]
+        scales = [float(range_params(*r, t)[0].max()) for r, t in zip(judged, types, strict=True)]
+        qtype = [t for t, scale in zip(types, scales, strict=True) if scale <= min(scales) * (1 + ROUNDING)][-1]
+    low, high = _range(qtype, quantizer, ranges, seen, settings)
+    scale, zero_point = range_params(low, high, qtype)
+    reason = f"{which(qtype, types, settings.preset)}, for values in {float(low.min()):.6g} to {float(high.max()):.6g}"
+    if float(low.min()) > lowest or float(high.max()) < highest:
+        reason += f" ({settings.estimator}; seen were {lowest:.6g} to {highest:.6g})"
     skipped = len(quantizer.types) - len(types)
-    low, high = _range(qtype, lowest, highest, seen, settings)
-    reason = f"{which(qtype, types, settings.preset)}, for values in {float(low):.6g} to {float(high):.6g}"
     if skipped:
         reason += f"; {skipped} unsigned type{'s' if skipped > 1 else ''} passed over, as values go below 0"
-    return QuantParams(qtype, scale, zero_point, None), reason
+    return QuantParams(qtype, scale, zero_point, _axis(qtype)), reason
+
+
+def _axis(qtype: QType) -> int | None:
+    """The axis of the scales; None for one scale. A plan states axes as numbers."""
+    return qtype.axis if qtype.granularity is Granularity.PER_CHANNEL and isinstance(qtype.axis, int) else None
 
 
 def _range(
-    qtype: QType, lowest: float, highest: float, seen: Sequence[Statistic], settings: RangeSettings
+    qtype: QType, quantizer: Quantizer, ranges: Ranges, seen: Sequence[Statistic], settings: RangeSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The range that a type is solved for, by the estimator."""
-    low, high = lowest, highest
-    if settings.estimator == "mean" and seen:
-        high = max(s.mean_abs_max if is_symmetric(qtype) else s.mean_max for s in seen)
-        low = max(lowest, -high) if is_symmetric(qtype) else min(s.mean_min for s in seen)
-    return np.asarray(low), np.asarray(high)
+    """The range that a type is solved for, by the estimator: float64, scalar arrays or [C]."""
+    if not seen:
+        return np.asarray(0.0), np.asarray(0.0)
+    axis = _axis(qtype)
+    if axis is not None:
+        several = [ranges.by_channel[t, axis] for t in quantizer.observed]
+        return _alive(*_outer([estimate(s, qtype, settings) for s in several if s.samples]))
+    if not settings.searches:
+        return _outer([estimate(s, qtype, settings) for s in seen])
+    low, high = min(s.min for s in seen), max(s.max for s in seen)
+    histogram = reduce(merge_histograms, (s.histogram for s in seen if s.histogram is not None), Histogram.empty())
+    lower, upper = borders(qtype, settings)
+    if settings.estimator == "percentile":
+        low = max(low, histogram.quantile(lower.outlier_prob or 0.0))
+        high = min(high, histogram.quantile(1 - (upper.outlier_prob or 0.0)))
+    else:
+        low, high = search(histogram, low, high, qtype, settings.estimator)
+    return clipped(np.asarray(low), np.asarray(high), lower, upper)
+
+
+def _outer(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The outer limits of several ranges."""
+    return reduce(lambda a, b: (np.minimum(a[0], b[0]), np.maximum(a[1], b[1])), found)
+
+
+def _alive(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A channel of zeros takes the limits of all channels, so that its scale means something."""
+    dead = (low == 0) & (high == 0)
+    return np.where(dead, low.min(initial=0.0), low), np.where(dead, high.max(initial=0.0), high)
 
 
 def legal_types(types: Sequence[QType], lowest: float) -> tuple[QType, ...]:

@@ -1,14 +1,13 @@
 """Model x Plan x samples -> Ranges: what the tensors that matter really hold.
 
-One session, one pass; each sample leaves three numbers per tensor, so memory does not grow with their number. Why the
-reductions run inside the graph, and with which session options: docs/decisions/0004-observing.md.
+One session, one pass. Three numbers of each sample and tensor are kept, so memory hardly grows with the samples; values are
+fetched only where the range estimator needs more. Why the reductions run inside the graph, and with which session options:
+docs/decisions/0004-observing.md.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,119 +16,122 @@ from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import reject
 from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
+from potc.quantize.estimators import quantile_of
+from potc.quantize.histogram import Histogram, merge_histograms
+from potc.quantize.needs import EXTREMES, Needs, needs_of
 from potc.quantize.observe import (
+    FLOATS,
     REDUCTIONS,
     ChannelMean,
-    Statistic,
     expose,
     instrument,
     mean_outputs,
-    merge,
     merge_means,
     reductions,
+    value_outputs,
 )
 from potc.quantize.plan import Plan
+from potc.quantize.ranges import Ranges, fingerprint
+from potc.quantize.seen import Seen, merge_seen, see
+from potc.quantize.statistic import Statistic
+from potc.quantize.tuning import RangeSettings
 
-VERSION = 1
 THREADS = 2  # a number, not "all": how work is divided over threads can change the last bit of a convolution
 
 Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a session: output names, feed
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """A ``Statistic`` for each observed tensor, and a ``ChannelMean`` for each that a correction asks about, by name.
-
-    The means have no JSON form: ranges that were saved can be solved, not corrected.
-    """
-
-    by_tensor: Mapping[str, Statistic]
-    means: Mapping[str, ChannelMean] = field(default_factory=dict[str, ChannelMean])
-
-    def to_json(self) -> str:
-        """One JSON document with names sorted, so equal ranges are equal text."""
-        tensors = {name: self.by_tensor[name].to_json() for name in sorted(self.by_tensor)}
-        return (
-            json.dumps({"potc": "ranges", "version": VERSION, "tensors": tensors}, indent=1, ensure_ascii=False) + "\n"
-        )
-
-    @staticmethod
-    def from_json(text: str) -> Ranges:
-        """The inverse of ``to_json``. Raises Rejected for another kind of file, another version, or broken content."""
-        try:
-            value = json.loads(text)
-            if not isinstance(value, dict) or value.get("potc") != "ranges":
-                raise reject("not-ranges", "this file holds no ranges")
-            if value.get("version") != VERSION:
-                message = f"these ranges have version {value.get('version')}; this potc reads version {VERSION}"
-                raise reject("unknown-version", message, help="calibrate again")
-            return Ranges({name: Statistic.from_json(entry) for name, entry in value["tensors"].items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise reject(
-                "not-ranges", f"this file holds no readable ranges: {error}", help="calibrate again"
-            ) from error
-
-
-def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
-    """The ranges of the samples of both: associative and commutative to the bit."""
-    names = dict.fromkeys((*a.by_tensor, *b.by_tensor))
-    empty = Statistic()
-    none = ChannelMean()
-    return Ranges(
-        {n: merge(a.by_tensor.get(n, empty), b.by_tensor.get(n, empty)) for n in names},
-        {n: merge_means(a.means.get(n, none), b.means.get(n, none)) for n in dict.fromkeys((*a.means, *b.means))},
-    )
-
-
-def calibrate(model: Model, plan: Plan, dataset: Dataset, progress: Callable[[int, int], None]) -> Ranges:
-    """Runs the float model once per sample and keeps the extremes of ``plan.observed``.
+def calibrate(
+    model: Model,
+    plan: Plan,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+    settings: RangeSettings | None = None,
+) -> Ranges:
+    """Runs the float model once per sample and keeps of ``plan.observed`` what the estimator of ``settings`` needs.
 
     ``progress(done, total)`` is called after each sample. Raises Rejected if an observed tensor holds NaN or infinity,
     or if onnxruntime can't run a sample; both name the sample, counted from 0.
     """
-    tensors = plan.observed
-    if not tensors:
-        return Ranges({})
-    channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections}
-    observer = _Observer(model, tensors, list(channels.values()))
+    if not plan.observed:
+        return Ranges({}, model=fingerprint(model))
+    observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()))
     total = len(dataset)
     for index, feed in enumerate(dataset.feeds()):
-        observer.see(index, feed)
+        observer.add(index, feed)
         progress(index + 1, total)
+    return observer.ranges()
+
+
+def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
+    """What ``calibrate`` would fill, empty: so that saved ranges can be held against it (``check_fit``)."""
+    needs, none = needs_of(plan, settings), np.zeros(0, np.float32)
+    rows = {t: dict.fromkeys((*EXTREMES, *needs.quantiles.get(t, ())), none) for t in plan.observed}
+    histogram = Histogram.empty()
     return Ranges(
-        dict(zip(tensors, observer.statistics, strict=True)), dict(zip(channels, observer.means, strict=True))
+        {t: Statistic(rows=rows[t], histogram=histogram if t in needs.histograms else None) for t in plan.observed},
+        by_channel={key: Statistic(rows=dict.fromkeys(names, none)) for key, names in needs.channels.items()},
+        model=fingerprint(model),
     )
 
 
 class _Observer:
     """The session, and what was seen so far."""
 
-    def __init__(self, model: Model, tensors: Sequence[str], channels: Sequence[tuple[str, int, int]]) -> None:
-        self._model = model
-        self._tensors = tensors
-        self._outputs = [*reductions(model.proto, tensors), *mean_outputs(model.proto, len(channels))]
-        self._run = _open(instrument(model.proto, tensors, channels))
-        self.statistics = [Statistic()] * len(tensors)
-        self.means = [ChannelMean()] * len(channels)
+    def __init__(self, model: Model, plan: Plan, needs: Needs) -> None:
+        self._model, self._needs = model, needs
+        self._tensors = plan.observed
+        self._channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections}
+        self._ends = [o.name for o in model.proto.graph.output if o.type.tensor_type.elem_type in FLOATS]
+        self._scalars = list(reductions(model.proto, self._tensors))
+        averaged = list(mean_outputs(model.proto, len(self._channels)))
+        values = list(value_outputs(model.proto, len(needs.fetched)))
+        self._outputs = [*self._scalars, *averaged, *values, *self._ends]
+        self._run = _open(instrument(model.proto, self._tensors, list(self._channels.values()), needs.fetched))
+        self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
+        self._means = {t: ChannelMean() for t in self._channels}
+        self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
+        self._by_channel: dict[tuple[str, int], _Channels] = {k: _Channels(r) for k, r in needs.channels.items()}
+        self._histograms = {t: Histogram.empty() for t in needs.histograms}
+        self._seen = Seen()
 
-    def see(self, index: int, feed: Mapping[str, np.ndarray]) -> None:
+    def add(self, index: int, feed: Mapping[str, np.ndarray]) -> None:
         results = _run_sample(self._run, self._outputs, feed, index)
-        scalars = len(self._outputs) - len(self.means)
-        for position, means in enumerate(results[scalars:]):
-            if np.isfinite(means).all():  # what is not finite is looked into below; no positions give NaN
-                self.means[position] = merge_means(self.means[position], ChannelMean.of_sample(means))
-        seen = np.array(results[:scalars], np.float64).reshape(-1, len(REDUCTIONS))
-        finite = np.all(np.isfinite(seen), axis=1)
-        for position, (low, high, total) in enumerate(seen.tolist()):
-            if finite[position]:
-                sample = Statistic.of_sample(low, high)
-            elif low > high and total == 0:
-                continue  # no elements in this sample
-            else:
-                sample = self._look_again(index, feed, self._tensors[position])
-            self.statistics[position] = merge(self.statistics[position], sample)
+        self._extremes.append(self._checked(index, feed, results))
+        rest = iter(results[len(self._scalars) :])
+        for tensor in self._channels:
+            means = next(rest)
+            if np.isfinite(means).all():  # no positions give NaN
+                self._means[tensor] = merge_means(self._means[tensor], ChannelMean.of_sample(means))
+        for tensor in self._needs.fetched:
+            values = np.asarray(next(rest))
+            if values.size:
+                self._fetch(tensor, values)
+        ends = {n: np.asarray(a) for n, a in zip(self._ends, rest, strict=True)}
+        self._seen = merge_seen(self._seen, see(feed, ends))
 
-    def _look_again(self, index: int, feed: Mapping[str, np.ndarray], tensor: str) -> Statistic:
+    def _fetch(self, tensor: str, values: np.ndarray) -> None:
+        for row in self._needs.quantiles.get(tensor, ()):
+            self._rows.setdefault((tensor, row), []).append(quantile_of(values, row))
+        if tensor in self._histograms:
+            self._histograms[tensor] = merge_histograms(self._histograms[tensor], Histogram.of_values(values))
+        for (name, axis), channels in self._by_channel.items():
+            if name == tensor:
+                channels.add(values, axis)
+
+    def _checked(self, index: int, feed: Mapping[str, np.ndarray], results: Sequence[Any]) -> np.ndarray:
+        """Minimum and maximum of each tensor in this sample, all finite but for tensors without elements."""
+        seen = np.array(results[: len(self._scalars)], np.float32).reshape(-1, len(REDUCTIONS))
+        extremes = seen[:, :2].copy()
+        for position in np.flatnonzero(~np.isfinite(seen).all(axis=1)):
+            low, high, total = seen[position].tolist()
+            if low > high and total == 0:
+                extremes[position] = np.nan
+            else:
+                extremes[position] = self._look_again(index, feed, self._tensors[position])
+        return extremes
+
+    def _look_again(self, index: int, feed: Mapping[str, np.ndarray], tensor: str) -> tuple[float, float]:
         """A sum that is not finite may only have overflowed: the values themselves decide."""
         serialized, name = expose(self._model.proto, tensor)
         values = np.asarray(_run_sample(_open(serialized), [name], feed, index)[0])
@@ -142,7 +144,46 @@ class _Observer:
                 node=tensor,
                 help="check the sample and the float model, or leave that sample out",
             )
-        return Statistic.of_sample(float(values.min()), float(values.max()))
+        return float(values.min()), float(values.max())
+
+    def ranges(self) -> Ranges:
+        extremes = np.array(self._extremes, np.float32).reshape(-1, len(self._tensors), 2)
+        by_tensor: dict[str, Statistic] = {}
+        for position, tensor in enumerate(self._tensors):
+            pairs = extremes[:, position]
+            pairs = pairs[~np.isnan(pairs[:, 0])]
+            more = {row: np.array(found) for (t, row), found in self._rows.items() if t == tensor}
+            by_tensor[tensor] = Statistic.of_samples(pairs[:, 0], pairs[:, 1], more, self._histograms.get(tensor))
+        by_channel = {key: channels.statistic() for key, channels in self._by_channel.items()}
+        return Ranges(by_tensor, self._means, by_channel, self._seen, fingerprint(self._model))
+
+
+class _Channels:
+    """The channels of one tensor: extremes of everything, and of each sample only what a row needs."""
+
+    def __init__(self, rows: tuple[str, ...]) -> None:
+        self._kept: dict[str, list[np.ndarray]] = {row: [] for row in rows}
+        self._low = self._high = np.zeros(0, np.float32)
+        self._samples = 0
+
+    def add(self, values: np.ndarray, axis: int) -> None:
+        others = tuple(a for a in range(values.ndim) if a != axis)
+        low, high = values.min(axis=others), values.max(axis=others)
+        extremes = {"min": low, "max": high, "abs_max": np.maximum(-low, high)}
+        for row, kept in self._kept.items():
+            kept.append(extremes[row] if row in extremes else quantile_of(values, row, others))
+        self._low = np.minimum(self._low, low) if self._samples else low
+        self._high = np.maximum(self._high, high) if self._samples else high
+        self._samples += 1
+
+    def statistic(self) -> Statistic:
+        if not self._samples:
+            return Statistic()
+        rows = {name: np.array(kept) for name, kept in self._kept.items()}
+        whole = Statistic.of_samples(self._low[None], self._high[None], keep=False)
+        return Statistic(
+            self._samples, whole.low, whole.high, {n: np.sort(r + np.float32(0), axis=0) for n, r in rows.items()}
+        )
 
 
 def _open(serialized: bytes) -> Run:

@@ -1,13 +1,8 @@
-"""What calibration keeps of a tensor, and the float model that computes it.
-
-A ``Statistic`` is merged exactly: sums are Python integers, so any split of the samples over processes and any order
-gives the same bits.
-"""
+"""The float model that says what its tensors hold: reductions and values as further outputs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,92 +11,8 @@ from onnx import TensorProto, helper
 
 from potc.graph.snapshot import outer_reads
 
-UNIT = 149  # every finite float32 is a multiple of 2**-149
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
-
-
-@dataclass(frozen=True, slots=True)
-class Statistic:
-    """The extremes of one tensor over ``samples`` samples.
-
-    ``min`` and ``max`` are over everything. ``sum_min``, ``sum_max`` and ``sum_abs_max`` add each sample's minimum,
-    maximum and largest magnitude, as integers in units of 2**-149. Without samples ``min`` is inf and ``max`` -inf.
-    """
-
-    samples: int = 0
-    min: float = math.inf
-    max: float = -math.inf
-    sum_min: int = 0
-    sum_max: int = 0
-    sum_abs_max: int = 0
-
-    @staticmethod
-    def of_sample(low: float, high: float) -> Statistic:
-        """One sample whose values lie in [low, high], both finite float32. Raises ValueError for anything else."""
-        low, high = low + 0.0, high + 0.0  # -0.0 would make the order of merging visible
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"not a finite range: {low} to {high}")
-        return Statistic(1, low, high, _units(low), _units(high), _units(max(-low, high)))
-
-    @property
-    def mean_min(self) -> float:
-        """Mean over samples of each sample's minimum, correctly rounded; 0.0 without samples."""
-        return self._mean(self.sum_min)
-
-    @property
-    def mean_max(self) -> float:
-        """Mean over samples of each sample's maximum, correctly rounded; 0.0 without samples."""
-        return self._mean(self.sum_max)
-
-    @property
-    def mean_abs_max(self) -> float:
-        """Mean over samples of each sample's largest magnitude, correctly rounded; 0.0 without samples."""
-        return self._mean(self.sum_abs_max)
-
-    def _mean(self, total: int) -> float:
-        return total / (self.samples << UNIT) if self.samples else 0.0
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values: floats as they are (Python writes them so that they read back equal), sums as hexadecimal
-        text.
-        """
-        sums = {"sum_min": hex(self.sum_min), "sum_max": hex(self.sum_max), "sum_abs_max": hex(self.sum_abs_max)}
-        if not self.samples:
-            return {"samples": 0}
-        return {"samples": self.samples, "min": self.min, "max": self.max, **sums}
-
-    @staticmethod
-    def from_json(value: Mapping[str, object]) -> Statistic:
-        """The inverse of ``to_json``. Raises KeyError or ValueError for what it did not write."""
-        samples = int(str(value["samples"]))
-        if samples == 0:
-            return Statistic()
-        low, high = float(str(value["min"])), float(str(value["max"]))
-        sums = (int(str(value[key]), 16) for key in ("sum_min", "sum_max", "sum_abs_max"))
-        if samples < 0 or not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"not a statistic: {samples} samples in {low} to {high}")
-        return Statistic(samples, low, high, *sums)
-
-
-def _units(value: float) -> int:
-    """A float32 in units of 2**-149: scaling by a power of two is exact in float64, and the result is whole."""
-    return int(math.ldexp(value, UNIT))
-
-
-def merge(a: Statistic, b: Statistic) -> Statistic:
-    """The statistic of the samples of both. Associative and commutative to the bit; ``Statistic()`` is neutral."""
-    return Statistic(
-        a.samples + b.samples,
-        min(a.min, b.min),
-        max(a.max, b.max),
-        a.sum_min + b.sum_min,
-        a.sum_max + b.sum_max,
-        a.sum_abs_max + b.sum_abs_max,
-    )
-
-
-# ---------------------------------------------------------------------------------------------- the observing model
 
 
 def reductions(proto: onnx.ModelProto, tensors: Sequence[str]) -> tuple[str, ...]:
@@ -168,9 +79,21 @@ def _mean_nodes(proto: onnx.ModelProto, means: Sequence[tuple[str, int, int]]) -
             yield helper.make_node("ReduceMean", [source, f"{name}/axes"], [name], name=name, keepdims=0)
 
 
-def instrument(proto: onnx.ModelProto, tensors: Sequence[str], means: Sequence[tuple[str, int, int]] = ()) -> bytes:
-    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), and one float32 [C]
-    output for each of ``means``: (tensor, its rank, its channel axis), see ``mean_outputs``.
+def value_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
+    """Names of the outputs that ``instrument`` adds for tensors that are fetched whole."""
+    prefix = _free_prefix(proto)
+    return tuple(f"{prefix}/values/{i}" for i in range(count))
+
+
+def instrument(
+    proto: onnx.ModelProto,
+    tensors: Sequence[str],
+    means: Sequence[tuple[str, int, int]] = (),
+    fetched: Sequence[str] = (),
+) -> bytes:
+    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), one float32 [C] output
+    for each of ``means``: (tensor, its rank, its channel axis), see ``mean_outputs``, and one of float32 for each tensor of
+    ``fetched``: its values, see ``value_outputs``.
 
     ``tensors`` are float tensors of the main graph: model inputs and initializers too. Other float types are cast to
     float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
@@ -193,7 +116,10 @@ def instrument(proto: onnx.ModelProto, tensors: Sequence[str], means: Sequence[t
             nodes.append(helper.make_node(reduction, [source], [name], name=name, keepdims=0))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
     nodes.extend(_mean_nodes(proto, means))
-    outputs.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in mean_outputs(proto, len(means)))
+    for name, tensor in zip(value_outputs(proto, len(fetched)), fetched, strict=True):
+        nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
+    added = (*mean_outputs(proto, len(means)), *value_outputs(proto, len(fetched)))
+    outputs.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
     return _appended(proto, nodes, outputs)
 
 

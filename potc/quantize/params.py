@@ -15,13 +15,13 @@ from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity
 from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import block_limits, spread
-from potc.quantize.calibrate import Ranges
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.numbers import QuantParams
 from potc.quantize.observe import ChannelMean
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan
+from potc.quantize.ranges import Ranges
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 from potc.quantize.tuning import Tuning
 

@@ -2,12 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 PRESETS = ("performance", "mixed", "accuracy")
-ESTIMATORS = ("max", "mean")
+ESTIMATORS = ("max", "default", "quantile", "percentile", "mse", "entropy", "mean")
+WEIGHT_ESTIMATORS = ("max", "quantile", "mse")
+STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
+AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator")
+OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast", "sequential")
 ROUNDINGS = ("nearest", "leveled")
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """One end of a range: a number of each sample (``statistic``), and what becomes of all of them (``aggregator``). None
+    means: as the estimator says.
+
+    ``outlier_prob``: the share of values that quantiles leave outside at this end. ``clipping_value``: the range does not reach
+    beyond it. The names are those of POT's ``range_estimator``.
+    """
+
+    statistic: str | None = None
+    aggregator: str | None = None
+    outlier_prob: float | None = None
+    clipping_value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.statistic is not None and self.statistic not in STATISTICS:
+            raise ValueError(f"no statistic is called {self.statistic!r}: {', '.join(STATISTICS)}")
+        if self.aggregator is not None and self.aggregator not in AGGREGATORS:
+            raise ValueError(f"no aggregator is called {self.aggregator!r}: {', '.join(AGGREGATORS)}")
+        if self.outlier_prob is not None and not 0 <= self.outlier_prob < 0.5:
+            raise ValueError(f"outlier_prob is {self.outlier_prob:g}; it must be at least 0 and below 0.5")
+        if self.clipping_value is not None and not math.isfinite(self.clipping_value):
+            raise ValueError("clipping_value must be a finite number")
+
+    @staticmethod
+    def parse(text: str) -> Border:
+        """``STATISTIC[,AGGREGATOR][,outlier_prob=P][,clipping_value=V]``, every part optional. Raises ValueError."""
+        names: list[str] = []
+        numbers: dict[str, float] = {}
+        for part in text.split(","):
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals:
+                names.append(key)
+            elif key in ("outlier_prob", "clipping_value"):
+                numbers[key] = _number(key, value)
+            else:
+                raise ValueError(f"{key!r} is neither outlier_prob nor clipping_value")
+        if len(names) > 2:
+            raise ValueError(f"{names[2]!r} is one word too many: a statistic, then an aggregator")
+        statistic, aggregator = (*names, None, None)[:2]
+        return Border(statistic, aggregator, numbers.get("outlier_prob"), numbers.get("clipping_value"))
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{key} must be a number, not {text!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +71,35 @@ class RangeSettings:
     activations with "performance" the first, else the most expressive: the one with the smallest scale for what was
     measured, and the last of several such.
 
-    ``estimator``: "max" covers every value seen. "mean" averages over samples, as POT's default range estimators do:
-    symmetric types take the mean of the largest magnitudes, others the means of minima and of maxima.
+    ``estimator``, of activations: "max" covers every value seen. "default" and "quantile" are POT's presets of these names,
+    "mean" is another name of the former. "percentile" leaves ``outlier_prob`` of all values of all samples outside at each
+    end; "mse" and "entropy" search the range with the least error (``range_search.py``). ``weight_estimator``: "max", POT's
+    "quantile", or "mse". The four borders say what differs from that.
     """
 
     preset: str = "mixed"
     estimator: str = "max"
+    weight_estimator: str = "max"
+    activation_min: Border = field(default_factory=Border)
+    activation_max: Border = field(default_factory=Border)
+    weight_min: Border = field(default_factory=Border)
+    weight_max: Border = field(default_factory=Border)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"no preset is called {self.preset!r}: performance, mixed or accuracy")
         if self.estimator not in ESTIMATORS:
-            raise ValueError(f"no range estimator is called {self.estimator!r}: max or mean")
+            raise ValueError(f"no range estimator is called {self.estimator!r}: {', '.join(ESTIMATORS)}")
+        if self.weight_estimator not in WEIGHT_ESTIMATORS:
+            known = ", ".join(WEIGHT_ESTIMATORS)
+            raise ValueError(f"no range estimator of weights is called {self.weight_estimator!r}: {known}")
+        if self.searches and any(b.statistic or b.aggregator for b in (self.activation_min, self.activation_max)):
+            raise ValueError(f"the estimator {self.estimator!r} has no statistic and no aggregator")
+
+    @property
+    def searches(self) -> bool:
+        """True if the estimator looks at a histogram of all values instead of numbers of each sample."""
+        return self.estimator in ("percentile", "mse", "entropy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import Rejected
 from potc.graph.model import Model
 from potc.language.program import QType
-from potc.quantize.calibrate import Ranges, calibrate, merge_ranges
-from potc.quantize.observe import Statistic
+from potc.quantize.calibrate import calibrate
 from potc.quantize.plan import Origin, Plan, Quantizer
+from potc.quantize.ranges import Ranges, merge_ranges
+from potc.quantize.statistic import Statistic
+from potc.quantize.tuning import RangeSettings
 
 PROTO = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x, bool[1] c) => (float[N, 4] y) {
   a = Exp(x)
@@ -46,20 +48,35 @@ def plan_of(*tensors: str) -> Plan:
     return Plan("cpu", tuple(quantizers), (), (), (), ())
 
 
-def run(dataset: Listed, *tensors: str) -> Ranges:
+def run(dataset: Listed, *tensors: str, estimator: str = "max") -> Ranges:
     model = Model("m.onnx", PROTO, ("m.onnx",))
-    return calibrate(model, plan_of(*tensors), cast(Dataset, dataset), lambda done, total: None)
+    settings = RangeSettings(estimator=estimator)
+    return calibrate(model, plan_of(*tensors), cast(Dataset, dataset), lambda done, total: None, settings)
 
 
-def test_extremes_and_sums_over_samples() -> None:
-    found = run(Listed([0, 1, 2, -1], [3, 0, 0, 0]), "x").by_tensor["x"]
-    assert (found.samples, found.min, found.max, found.mean_min, found.mean_max) == (2, -1, 3, -0.5, 2.5)
-    assert found.mean_abs_max == 2.5
+def test_extremes_of_each_sample_are_kept_sorted() -> None:
+    found = run(Listed([0, 1, 2, -4], [3, 0, 0, 0]), "x").by_tensor["x"]
+    assert (found.samples, found.min, found.max, found.histogram) == (2, -4, 3, None)
+    assert {name: row.tolist() for name, row in found.rows.items()} == {
+        "min": [-4, 0],
+        "max": [2, 3],
+        "abs_max": [3, 4],
+    }
+
+
+def test_values_are_fetched_only_for_estimators_that_need_them() -> None:
+    samples = Listed([0, 1, 2, -1], [3, 0, 0, 0])
+    quantiles = run(samples, "x", estimator="quantile").by_tensor["x"]
+    assert sorted(quantiles.rows) == ["abs_max", "max", "min", "quantile 0.0001", "quantile 0.9999"]
+    assert quantiles.rows["quantile 0.9999"].tolist() == pytest.approx([1.9997, 2.9991])
+    histogram = run(samples, "x", estimator="mse").by_tensor["x"].histogram
+    assert histogram is not None
+    assert (histogram.total, histogram.zeros) == (8, 4)
 
 
 def test_both_branches_and_batches_of_any_length() -> None:
     found = run(Listed([0] * 4, [0] * 8, []), "b", "y")
-    assert found.by_tensor["b"] == Statistic.of_sample(-1, 2).__class__(2, -1, 2, 1 << 149, 1 << 149, 3 << 149)
+    assert found.by_tensor["b"] == Statistic.of_samples([-1, 2], [-1, 2])
     assert found.by_tensor["y"].samples == 2  # the third sample has no elements
 
 
@@ -94,14 +111,15 @@ def test_a_sample_that_can_not_run_is_named() -> None:
         run(dataset, "x")
 
 
-def test_samples_may_be_split() -> None:
+@pytest.mark.parametrize("estimator", ["max", "default", "quantile", "mse"])
+def test_samples_may_be_split(estimator: str) -> None:
     samples = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    parts = [run(Listed(*samples[a:b]), "x", "a") for a, b in ((4, 6), (0, 4))]
-    assert merge_ranges(*parts).to_json() == run(Listed(*samples), "x", "a").to_json()
+    parts = [run(Listed(*samples[a:b]), "x", "a", estimator=estimator) for a, b in ((4, 6), (0, 4))]
+    assert merge_ranges(*parts).to_json() == run(Listed(*samples), "x", "a", estimator=estimator).to_json()
 
 
 def test_json_round_trip() -> None:
-    found = run(Listed([0.1, -7, 3e-40, 5]), "x", "a")
+    found = run(Listed([0.1, -7, 3e-40, 5]), "x", "a", estimator="entropy")
     assert Ranges.from_json(found.to_json()) == found
 
 
@@ -110,8 +128,8 @@ BROKEN = {
     "another kind": '{"potc": "plan", "version": 1}',
     "a list": "[]",
     "another version": '{"potc": "ranges", "version": 99, "tensors": {}}',
-    "a field is missing": '{"potc": "ranges", "version": 1, "tensors": {"x": {"samples": 1}}}',
-    "tensors are a list": '{"potc": "ranges", "version": 1, "tensors": []}',
+    "a field is missing": '{"potc": "ranges", "version": 2, "tensors": {"x": {"samples": 1}}}',
+    "tensors are a list": '{"potc": "ranges", "version": 2, "tensors": []}',
 }
 
 

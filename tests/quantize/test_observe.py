@@ -1,65 +1,13 @@
-"""Statistics merge exactly; the observing model sees what it should."""
+"""The observing model sees what it should."""
 
 from __future__ import annotations
-
-import json
-from fractions import Fraction
-from functools import reduce
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import parser
 
-from potc.quantize.observe import Statistic, expose, instrument, merge, reductions
-
-FLOAT32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
-SAMPLES = st.lists(st.tuples(FLOAT32, FLOAT32).map(sorted), max_size=8)
-
-
-def statistic(samples: list[list[float]]) -> Statistic:
-    return reduce(merge, (Statistic.of_sample(low, high) for low, high in samples), Statistic())
-
-
-@given(SAMPLES, SAMPLES, SAMPLES)
-def test_merging_is_associative_and_commutative(a: list, b: list, c: list) -> None:
-    x, y, z = map(statistic, (a, b, c))
-    assert repr(merge(x, y)) == repr(merge(y, x))
-    assert repr(merge(merge(x, y), z)) == repr(merge(x, merge(y, z)))
-    assert merge(x, Statistic()) == x
-
-
-@given(SAMPLES, st.randoms(), st.integers(0, 8))
-def test_any_split_and_order_gives_the_same_bits(samples: list, random: object, cut: int) -> None:
-    shuffled = list(samples)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert repr(merge(statistic(shuffled[:cut]), statistic(shuffled[cut:]))) == repr(statistic(samples))
-
-
-@given(SAMPLES.filter(bool))
-def test_means_are_correctly_rounded(samples: list) -> None:
-    found = statistic(samples)
-    assert found.mean_min == float(sum(Fraction(low) for low, _ in samples) / len(samples))
-    assert found.mean_abs_max == float(sum(Fraction(max(-low, high)) for low, high in samples) / len(samples))
-
-
-@given(SAMPLES)
-def test_json_is_exact(samples: list) -> None:
-    found = statistic(samples)
-    assert Statistic.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
-
-
-@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (float("nan"), 0.0), (0.0, float("inf"))])
-def test_what_is_no_range_is_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="range"):
-        Statistic.of_sample(low, high)
-    with pytest.raises(ValueError, match="statistic"):
-        Statistic.from_json(
-            {"samples": 1, "min": low, "max": high, "sum_min": "0x0", "sum_max": "0x0", "sum_abs_max": "0x0"}
-        )
-
+from potc.quantize.observe import expose, instrument, reductions, value_outputs
 
 GRAPH = """g (float[N, 4] x, double[2] d, float16[2] h) => (float[N, 4] y, float[1, 1] z)
 <float[1, 4] w = {1, 2, 3, -4}> {
@@ -93,6 +41,14 @@ def test_inputs_initializers_and_every_float_type_are_observed(opset: int) -> No
     assert found[4, 0] == -1
     assert np.isinf(found[4, 1])
     assert found[5].tolist() == [-2, 2, 0]
+
+
+def test_fetched_tensors_are_returned_whole() -> None:
+    proto = model()
+    fetched = run(instrument(proto, [], (), ["d", "a"]), list(value_outputs(proto, 2)), feed(1))
+    assert [values.dtype for values in fetched] == [np.float32, np.float32]
+    assert np.isinf(fetched[0][0])
+    assert fetched[1].tolist() == [[1.5, 2.5, 3.5, -3.5]]
 
 
 def test_a_tensor_without_elements_has_an_empty_range() -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from potc.diagnostics.diagnostic import Rejected
 from potc.language.program import Granularity, QType
-from potc.quantize.calibrate import Ranges
 from potc.quantize.numbers import QuantParams
-from potc.quantize.observe import Statistic, merge
 from potc.quantize.params import BIAS_LIMIT, dequantize, quantize, solve_params
 from potc.quantize.plan import ConstantQuantizer, Lanes, Origin, Plan, Quantizer
+from potc.quantize.ranges import Ranges
 from potc.quantize.scale import SMALLEST_SCALE, range_params
+from potc.quantize.statistic import Statistic, merge
 from potc.quantize.tuning import RangeSettings, Tuning
 
 U8_SYM = QType("u8", 0, 255, True)

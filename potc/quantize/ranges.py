@@ -1,0 +1,140 @@
+"""Ranges: what calibration found out, in memory and as a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from potc.diagnostics.diagnostic import reject
+from potc.graph.model import Model
+from potc.quantize.observe import ChannelMean, merge_means
+from potc.quantize.seen import Seen, merge_seen
+from potc.quantize.statistic import Statistic, decoded, encoded, merge
+
+VERSION = 2
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """A ``Statistic`` for each observed tensor, by name; by name and axis for each whose channels have scales of their own;
+    a ``ChannelMean`` for each that a correction asks about; and what was ``seen`` at the model's ends.
+
+    ``model``: the fingerprint of the prepared model that was run, "" if that was not noted.
+    """
+
+    by_tensor: Mapping[str, Statistic]
+    means: Mapping[str, ChannelMean] = field(default_factory=dict[str, ChannelMean])
+    by_channel: Mapping[tuple[str, int], Statistic] = field(default_factory=dict[tuple[str, int], Statistic])
+    seen: Seen = field(default_factory=Seen)
+    model: str = ""
+
+    def to_json(self) -> str:
+        """One JSON document with names sorted, so equal ranges are equal text."""
+        channels = [
+            {"tensor": tensor, "axis": axis, **self.by_channel[tensor, axis].to_json()}
+            for tensor, axis in sorted(self.by_channel)
+        ]
+        document = {
+            "potc": "ranges",
+            "version": VERSION,
+            "model": self.model,
+            "seen": self.seen.to_json(),
+            "tensors": {name: self.by_tensor[name].to_json() for name in sorted(self.by_tensor)},
+            "channels": channels,
+            "means": {name: _mean_to_json(self.means[name]) for name in sorted(self.means)},
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, name: str = "this file") -> Ranges:
+        """The inverse of ``to_json``. Raises Rejected for another kind of file, another version, or broken content."""
+        try:
+            value = json.loads(text)
+            if not isinstance(value, dict) or value.get("potc") != "ranges":
+                raise reject("not-ranges", f"{name} holds no ranges")
+            if value.get("version") != VERSION:
+                message = f"the ranges in {name} have version {value.get('version')}; this potc reads version {VERSION}"
+                raise reject("unknown-version", message, help="calibrate again")
+            return Ranges(
+                {n: Statistic.from_json(entry) for n, entry in value["tensors"].items()},
+                {n: _mean_from_json(entry) for n, entry in value["means"].items()},
+                {(str(e["tensor"]), int(e["axis"])): Statistic.from_json(e) for e in value["channels"]},
+                Seen.from_json(value["seen"]),
+                str(value["model"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            message = f"{name} holds no readable ranges: {error}"
+            raise reject("not-ranges", message, help="calibrate again") from error
+
+
+def _mean_to_json(mean: ChannelMean) -> dict[str, object]:
+    if mean.coarse is None or mean.fine is None:
+        return {"samples": 0}
+    return {"samples": mean.samples, "coarse": encoded(mean.coarse, "<i8"), "fine": encoded(mean.fine, "<i8")}
+
+
+def _mean_from_json(value: Mapping[str, object]) -> ChannelMean:
+    samples = value["samples"]
+    if samples == 0:
+        return ChannelMean()
+    if not isinstance(samples, int) or samples < 0:
+        raise ValueError("not a mean")
+    coarse, fine = decoded(value["coarse"], "<i8"), decoded(value["fine"], "<i8")
+    if coarse.ndim != 1 or coarse.shape != fine.shape:
+        raise ValueError("not a mean of channels")
+    return ChannelMean(samples, coarse, fine)
+
+
+def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
+    """The ranges of the samples of both: associative and commutative to the bit."""
+    empty, none = Statistic(), ChannelMean()
+    return Ranges(
+        {n: merge(a.by_tensor.get(n, empty), b.by_tensor.get(n, empty)) for n in _either(a.by_tensor, b.by_tensor)},
+        {n: merge_means(a.means.get(n, none), b.means.get(n, none)) for n in _either(a.means, b.means)},
+        {n: merge(a.by_channel.get(n, empty), b.by_channel.get(n, empty)) for n in _either(a.by_channel, b.by_channel)},
+        merge_seen(a.seen, b.seen),
+        a.model or b.model,
+    )
+
+
+def _either(a: Iterable[Key], b: Iterable[Key]) -> Iterable[Key]:
+    return dict.fromkeys((*a, *b))
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of a prepared model: its graph and its weights, whatever its file is called."""
+    return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def check_fit(ranges: Ranges, wanted: Ranges, name: str) -> None:
+    """Raises Rejected(ranges-do-not-fit) where ``ranges``, read from the file ``name``, can't replace a calibration.
+
+    ``wanted``: empty statistics of everything that calibration would have kept, and the model's fingerprint.
+    """
+    if ranges.model != wanted.model:
+        message = f"the ranges in {name} were measured on another model, or on one that other rules prepared"
+        raise reject("ranges-do-not-fit", message, help="calibrate again, with --data and --save-ranges")
+    lacking = [
+        *(f"`{n}`" for n in wanted.by_tensor if n not in ranges.by_tensor),
+        *(f"the channels of `{n}`" for n, axis in wanted.by_channel if (n, axis) not in ranges.by_channel),
+    ]
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        message = f"{name} holds no ranges of {', '.join(lacking[:3])}{more}"
+        raise reject("ranges-do-not-fit", message, help="calibrate again, with the same rules and --save-ranges")
+    for table, wishes in ((ranges.by_tensor, wanted.by_tensor), (ranges.by_channel, wanted.by_channel)):
+        for key, wish in wishes.items():
+            kept: Statistic = table[key]  # type: ignore[index]
+            rows = [r for r in wish.rows if kept.samples and r not in kept.rows]
+            if kept.samples and wish.histogram is not None and kept.histogram is None:
+                rows.append("histogram")
+            if rows:
+                message = f"{name} holds no {rows[0]} of `{key}`, which this range estimator needs"
+                raise reject(
+                    "ranges-do-not-fit", message, help="calibrate again with this --range-estimator and --save-ranges"
+                )

@@ -1,0 +1,147 @@
+"""What calibration notes at the model's ends, so that doubtful samples can be told: a few numbers, merged exactly."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LOOKED_AT = 1 << 20  # elements of an output; of more, so many are taken, evenly spread
+DIFFERENT = 2  # how many different values are kept: enough to know that not all are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input over ``samples`` samples: extremes, whether all numbers are ``whole``, its rank, and checksums of up to two
+    samples that differ.
+    """
+
+    samples: int
+    low: float
+    high: float
+    whole: bool
+    rank: int
+    different: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One float output: checksums of up to two results that differ, up to two places of the largest element that differ, and
+    of how many elements it is the largest (the last axis).
+    """
+
+    samples: int
+    different: tuple[int, ...]
+    tops: tuple[int, ...]
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """By name of the model's float inputs and float outputs."""
+
+    inputs: Mapping[str, Input] = field(default_factory=dict[str, Input])
+    outputs: Mapping[str, Output] = field(default_factory=dict[str, Output])
+
+    def to_json(self) -> dict[str, object]:
+        inputs = {
+            n: [i.samples, i.low, i.high, i.whole, i.rank, list(i.different)] for n, i in sorted(self.inputs.items())
+        }
+        outputs = {n: [o.samples, list(o.different), list(o.tops), o.elements] for n, o in sorted(self.outputs.items())}
+        return {"inputs": inputs, "outputs": outputs}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Mapping[str, list[object]]]) -> Seen:
+        """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError for what it did not write."""
+        inputs: dict[str, Input] = {}
+        for name, (samples, low, high, whole, rank, different) in value["inputs"].items():
+            inputs[name] = Input(_int(samples), _float(low), _float(high), whole is True, _int(rank), _ints(different))
+        outputs: dict[str, Output] = {}
+        for name, (samples, different, tops, elements) in value["outputs"].items():
+            outputs[name] = Output(_int(samples), _ints(different), _ints(tops), _int(elements))
+        return Seen(inputs, outputs)
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"not a count: {value!r}")
+    return value
+
+
+def _float(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"not a number: {value!r}")
+    return float(value)
+
+
+def _ints(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > DIFFERENT:
+        raise ValueError("not a short list")
+    return tuple(_int(v) for v in value)
+
+
+def see(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Seen:
+    """What one sample says. Only floats are looked at; arrays without elements say nothing."""
+    return Seen(
+        {n: _input(a) for n, a in inputs.items() if a.dtype.kind == "f" and a.size},
+        {n: _output(a) for n, a in outputs.items() if a.dtype.kind == "f" and a.size},
+    )
+
+
+def _input(array: np.ndarray) -> Input:
+    low, high = float(array.min()), float(array.max())
+    whole = low == math.floor(low) and high == math.floor(high) and bool((array == np.rint(array)).all())
+    return Input(1, low, high, whole, array.ndim, (_checksum(array),))
+
+
+def _output(array: np.ndarray) -> Output:
+    flat = array.reshape(-1)
+    taken = flat[:: math.ceil(flat.size / LOOKED_AT)]
+    last = array.shape[-1] if array.ndim else 1
+    # Where one row of numbers comes out, its largest element is what a classifier answers.
+    top = (int(flat.argmax()),) if flat.size == last > 1 else ()
+    return Output(1, (_checksum(taken),), top, last)
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+def merge_seen(a: Seen, b: Seen) -> Seen:
+    """What the samples of both say. Associative and commutative; ``Seen()`` is neutral."""
+    inputs, outputs = dict(a.inputs), dict(a.outputs)
+    for name, y in b.inputs.items():
+        x = inputs.get(name)
+        inputs[name] = y if x is None else _both_inputs(x, y)
+    for name, y in b.outputs.items():
+        x = outputs.get(name)
+        outputs[name] = y if x is None else _both_outputs(x, y)
+    return Seen(inputs, outputs)
+
+
+def _both_inputs(x: Input, y: Input) -> Input:
+    return Input(
+        x.samples + y.samples,
+        min(x.low, y.low),
+        max(x.high, y.high),
+        x.whole and y.whole,
+        max(x.rank, y.rank),
+        _smallest(x.different, y.different),
+    )
+
+
+def _both_outputs(x: Output, y: Output) -> Output:
+    return Output(
+        x.samples + y.samples,
+        _smallest(x.different, y.different),
+        _smallest(x.tops, y.tops),
+        max(x.elements, y.elements),
+    )
+
+
+def _smallest(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest of both: a rule that does not depend on an order."""
+    return tuple(sorted({*a, *b})[:DIFFERENT])
