@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import numpy_helper
 
 from potc.data.dataset import Dataset
+from potc.data.kept import KeptSamples
 from potc.data.source import open_samples
-from potc.evaluate.kernels import KernelShare, kernel_share
-from potc.evaluate.verify import Verification, verify
+from potc.evaluate.kernels import KernelShare, kernel_share, load
+from potc.evaluate.verify import SAMPLES, Verification, verify
 from potc.graph.model import Model
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
@@ -34,7 +35,11 @@ from potc.quantize.tuning import Tuning
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be compiled: the words of the command line. ``data`` None: generated samples, for trying out only."""
+    """What is to be compiled: the words of the command line. ``data`` None: generated samples, for trying out only.
+
+    ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the compiled
+    model is compared with the float model.
+    """
 
     model: str
     rules: str
@@ -44,6 +49,8 @@ class Job:
     tuning: Tuning = field(default_factory=Tuning)
     samples: int | None = None
     externs: tuple[str, ...] = ()
+    preset: str = ""
+    checked: int = SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +86,69 @@ class Compilation:
 def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     """Compiles a model. Writes nothing. Raises Rejected where the rules, the model or the samples are at fault."""
     trace = trace or Trace()
+    matched = match_model(job, trace)
+    return finish(matched, observe(matched, matched.samples, job.tuning, trace), job.tuning, trace)
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """All that is known before a sample is run."""
+
+    job: Job
+    program: Program
+    model: Model
+    samples: Dataset
+    prepared: Model
+    changes: tuple[Change, ...]
+    plan: Plan
+
+
+def match_model(job: Job, trace: Trace) -> Matched:
+    """Reads everything, and decides which rules cover which nodes. Raises Rejected."""
     trace.stage("rules")
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
     model = read_model(job.model)
-    samples = open_samples(job.data, model, job.samples)
+    samples = KeptSamples(open_samples(job.data, model, job.samples), job.checked)
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
     plan = solve(program, take_snapshot(prepared.proto))
+    return Matched(job, program, model, samples, prepared, changes, plan)
+
+
+def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) -> Ranges:
+    """Runs samples through the float model. Raises Rejected for numbers that are not finite."""
     trace.stage("calibrate")
-    ranges = calibrate(prepared, plan, samples, trace.progress, job.tuning.ranges)
+    return calibrate(matched.prepared, matched.plan, samples, trace.progress, tuning.ranges)
+
+
+def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> tuple[Params, bytes]:
+    """All numbers, and the model that holds them."""
     trace.stage("solve")
-    params = solve_params(plan, ranges, weights(prepared, plan), job.tuning)
+    params = solve_params(matched.plan, ranges, weights(matched.prepared, matched.plan), tuning)
     trace.stage("lower")
-    lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
-    compiled = serialize(record_provenance(lowered, program, plan, changes))
+    lowered = lower(raise_opset(matched.prepared, opset_for(params)), matched.plan, params)
+    return params, serialize(record_provenance(lowered, matched.program, matched.plan, matched.changes))
+
+
+def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Compilation:
+    """Quantizes, and looks at the result as onnxruntime does."""
+    params, compiled = quantize(matched, ranges, tuning, trace)
+    job, program, model, plan = matched.job, matched.program, matched.model, matched.plan
     trace.stage("verify")
-    verification = verify(model, compiled, samples, simulate=not saturates(program))
-    share = kernel_share(compiled, plan)
+    loaded = load(compiled)
+    verification = verify(
+        model,
+        compiled,
+        matched.samples,
+        job.checked,
+        simulate=not saturates(program),
+        opened=loaded and loaded.session,
+    )
+    share = kernel_share(compiled, plan, loaded)
+    job = replace(job, tuning=tuning)
+    changes, samples = matched.changes, matched.samples
     return Compilation(job, program, model, changes, plan, ranges, params, compiled, verification, share, samples)
 
 

@@ -23,8 +23,11 @@ class Coverage:
 
 
 def coverage(model: bytes) -> Coverage:
-    """Of a model as onnxruntime's CPU provider executes it. Raises SessionError if it does not load."""
-    optimized = load(model).graph
+    """Of a model as onnxruntime's CPU provider executes it. Raises ValueError if it does not load."""
+    loaded = load(model)
+    if loaded is None:
+        raise ValueError("onnxruntime does not load the model")
+    optimized = loaded.graph
     codes = integer_codes(optimized)
     products = [node for node in optimized.graph.node if any(word in node.op_type for word in PRODUCTS)]
     return Coverage(sum(not codes.isdisjoint(node.input) for node in products), len(products))

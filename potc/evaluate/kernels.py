@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from potc.execute.session import InferenceSession, open_session
+from potc.execute.session import InferenceSession, SessionError, open_session
 from potc.quantize.plan import Plan
 
 CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (4, 8, 16))
@@ -37,25 +37,32 @@ class Loaded:
     graph: onnx.ModelProto
 
 
-def load(model: bytes) -> Loaded:
-    """Opens a session and asks it for its graph. Raises SessionError if onnxruntime does not take the model."""
+def load(model: bytes) -> Loaded | None:
+    """Opens a session and asks it for its graph. None if onnxruntime does not take the model: ``verify`` says why."""
     with tempfile.TemporaryDirectory(prefix="potc-") as folder:
         path = Path(folder) / "optimized.onnx"
-        session = open_session(model, optimize=True, threads=1, optimized_path=str(path))
+        try:
+            session = open_session(model, optimize=True, threads=1, optimized_path=str(path))
+        except SessionError:
+            return None
         return Loaded(session, onnx.load(path))
 
 
 def kernel_share(compiled: bytes, plan: Plan, loaded: Loaded | None = None) -> KernelShare:
-    """Reads the graph that onnxruntime executes, with all optimizations. ``loaded``: the model, if it is loaded already.
+    """Reads the graph that onnxruntime executes, with all optimizations; all is float in a model that it does not take. ``loaded``:
+    the model, if it is loaded already.
 
     What that graph still holds of a node, by its name or by one of its outputs, runs in float if it reads no integer
     activations (weights alone do not count). A node that was fused away shares the fate of the next one of its kernel
     that is left, else of the one before; a kernel of which nothing is left became part of an integer operator.
     """
-    optimized = (loaded or load(compiled)).graph
-    in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, optimized.graph, integer_codes(optimized))
+    loaded = loaded or load(compiled)
     covered = dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes)
-    fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
+    fused = set(covered)
+    if loaded is not None:
+        codes = integer_codes(loaded.graph)
+        in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, loaded.graph.graph, codes)
+        fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
     floating = tuple(name for name in covered if name in fused)
     weighted = {c.node for c in plan.constants if c.role == "weight" and c.node in covered}
     return KernelShare(
