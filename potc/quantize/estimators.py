@@ -217,9 +217,9 @@ def growth(row: np.ndarray) -> float:
     half = total // 2
     if not half:
         return 0.0
-    expected, chance = 0.0, half / total  # that the largest is drawn; then that it is not, but the next one is; ...
+    lost, chance = 0.0, half / total  # that the largest is drawn; then that it is not, but the next one is; ...
     for drawn in range(total - half + 1):
-        expected += chance * float(row[total - 1 - drawn])
+        lost += chance * (float(row[-1]) - float(row[total - 1 - drawn]))
         left = total - 1 - drawn
         chance *= (left - half + 1) / left if left else 0.0
-    return max(0.0, float(row[-1]) - expected)
+    return lost

@@ -14,7 +14,8 @@ import numpy as np
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity
 from potc.quantize.activations import legal_types, solve_activation, which
-from potc.quantize.blocks import block_limits, spread
+from potc.quantize.blocks import spread
+from potc.quantize.constant_range import constant_range, limits
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
 from potc.quantize.narrow import Narrowing, narrow
@@ -23,7 +24,7 @@ from potc.quantize.observe import ChannelMean
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan
 from potc.quantize.ranges import Ranges
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
-from potc.quantize.tuning import Tuning
+from potc.quantize.tuning import RangeSettings, Tuning
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
 LARGEST_SCALE = 2.0**126  # a weight scale above it could leave float32 as a power of two
@@ -64,7 +65,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
         if constant.factors:
             found.append(_derived(constant, values, activations, found))
         else:
-            found.append(_constant(constant, values, tuning.ranges.preset))
+            found.append(_constant(constant, values, tuning.ranges))
     codes = [_codes(c) for c in found]
     if tuning.bias.method != "none":
         for correction in plan.corrections:
@@ -94,7 +95,7 @@ class _Constant:
     narrowing: Narrowing | None = None
 
 
-def _constant(constant: ConstantQuantizer, values: np.ndarray, preset: str) -> _Constant:
+def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:
     if not np.isfinite(values).all():
         raise reject(
             "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
@@ -115,27 +116,13 @@ def _constant(constant: ConstantQuantizer, values: np.ndarray, preset: str) -> _
         )
         code = "saturating-accumulator" if saturates else "no-legal-type"
         raise reject(code, f"`{constant.tensor}` {why}, and no such type is allowed", node=constant.node)
-    qtype = types[-1] if preset == "accuracy" else types[0]
+    qtype = types[-1] if settings.preset == "accuracy" else types[0]
     axis = constant.axis_of(qtype)
     block = qtype.block if axis is not None else None
-    low, high = _limits(values, axis, block)
+    low, high = constant_range(values, qtype, axis, block, settings)
     scale, zero_point = range_params(low, high, qtype)
     params = QuantParams(qtype, scale, zero_point, axis, block)
-    return _narrowed(_Constant(constant, values, params, which(qtype, types, preset)))
-
-
-def _limits(values: np.ndarray, axis: int | None, block: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Extremes per channel or block in float64. A channel of zeros takes those of the whole tensor, so that its scale means
-    something.
-    """
-    if axis is not None and block is not None:
-        low, high = block_limits(values, axis, block)
-    else:
-        others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
-        low = np.asarray(values.min(axis=others, initial=0.0), np.float64)
-        high = np.asarray(values.max(axis=others, initial=0.0), np.float64)
-    dead = (low == 0) & (high == 0)
-    return np.where(dead, low.min(initial=0.0), low), np.where(dead, high.max(initial=0.0), high)
+    return _narrowed(_Constant(constant, values, params, which(qtype, types, settings.preset)))
 
 
 def _narrowed(solved: _Constant) -> _Constant:
@@ -237,7 +224,7 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
     scale = np.where(scale < after, np.nextafter(scale, np.float32(np.inf)), scale).astype(np.float32)
     zero_point = owner.params.zero_point
     if not is_symmetric(owner.params.qtype) and not owner.params.qtype.shared_zero_point:
-        low, high = _limits(owner.values, owner.params.axis)
+        low, high = limits(owner.values, owner.params.axis)
         _, zero_point = range_params(low, high, replace(owner.params.qtype, scale=None), scale)
     owner.params = replace(owner.params, scale=scale, zero_point=zero_point)
     owner.reason += "; raised for a bias"

@@ -31,13 +31,14 @@ Loss = Callable[
 
 
 def search(histogram: Histogram, low: float, high: float, qtype: QType, estimator: str) -> tuple[float, float]:
-    """The best range inside [low, high], which is what was seen; that range itself where a search could not tell.
+    """The best range inside [low, high], which is what was seen, and 0; that range itself where a search could not tell.
 
     ``estimator``: "mse" or "entropy". Types with more codes than bins are left alone: clipping gains them nothing.
     """
     centres, counts = histogram.held()
     if qtype.high - qtype.low > 2 * RESOLVED or qtype.scale is not None or not len(centres):
         return low, high
+    low, high = min(low, 0.0), max(high, 0.0)
     loss = squared_error if estimator == "mse" else divergence
 
     def best(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
