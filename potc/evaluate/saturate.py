@@ -87,9 +87,14 @@ def groups_at_risk(codes: np.ndarray, out: int | None, lanes: Lanes, top: int) -
     """Bool [O, G], with ``out`` None [1, G]: the groups of each output channel that leave the register for some activation codes
     from 0 to ``top``.
     """
-    groups = grouped(rows_of(codes, out, lanes.order).astype(np.int64), lanes.lanes)
+    groups = grouped(rows_of(codes, out, lanes.order), lanes.lanes)
     low, high = _register(lanes)
-    return (np.maximum(groups, 0).sum(-1) * top > high) | (np.minimum(groups, 0).sum(-1) * top < low)
+    # Lane by lane: numpy sums over a short last axis slowly.
+    each = [groups[..., lane].astype(np.int32) for lane in range(lanes.lanes)]
+    none = np.zeros(groups.shape[:-1], np.int32)
+    positive = sum((np.maximum(lane, 0) for lane in each), none)
+    negative = sum((np.minimum(lane, 0) for lane in each), none)
+    return (positive > high // top) | (negative < -(-low // top))
 
 
 def _register(lanes: Lanes) -> tuple[int, int]:
@@ -102,7 +107,7 @@ def _groups(
 ) -> Iterator[np.ndarray]:
     """Int64 sums in the shape of the output: each time of one group of every channel that has another one at risk."""
     zero = x.zero_point - x.lowest
-    top = max(int(x.values.max()) - x.lowest, zero)
+    top = max(int(x.values.max()) - x.lowest, zero, 1)
     risky = groups_at_risk(w.values, out, lanes, top)
     count = int(risky.sum(1).max(initial=0))
     if count > runs:

@@ -13,8 +13,11 @@ from potc.data.dataset import Dataset
 from potc.data.kept import some
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.measures import Sqnr
+from potc.evaluate.simulate import LaneUse, Simulation, lane_uses
 from potc.execute.session import InferenceSession, SessionError, first_line, open_session, run_each
 from potc.graph.model import Model
+from potc.language.program import Signature
+from potc.quantize.plan import Plan
 
 SAMPLES = 8
 DEAD_DB = 3.0  # noise of half the signal's power; an output of zeros has 0 dB, models with few weak layers about 6 dB
@@ -33,12 +36,14 @@ class Check:
 class Verification:
     """All checks that could be made: after a model that does not load, nothing more can be said.
 
-    ``sqnr``: decibels against the float model by float output, over ``samples`` samples.
+    ``sqnr``: decibels against the float model by float output, over ``samples`` samples. ``lanes``: of each kernel that adds
+    products in narrow registers, how many of its groups could saturate, and did.
     """
 
     checks: tuple[Check, ...]
     sqnr: Mapping[str, float] = field(default_factory=dict)
     samples: int = 0
+    lanes: tuple[LaneUse, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -57,6 +62,8 @@ def verify(
     floor_db: float = DEAD_DB,
     simulate: bool = False,
     opened: InferenceSession | None = None,
+    plan: Plan | None = None,
+    signatures: Mapping[str, Signature] | None = None,
 ) -> Verification:
     """Checks a compiled model against the float one, on up to ``samples`` samples spread evenly over the data set.
 
@@ -65,6 +72,8 @@ def verify(
     - ``loads`` and ``runs`` in onnxruntime, with its optimizations, as it will be used; ``simulate``: results are those of
       float arithmetic between the quantizers, for devices whose sums don't saturate where this host's kernels do;
       ``opened``: the compiled model in onnxruntime with optimizations, if it is there already;
+    - ``lanes``, with a ``plan``: no sum of neighbouring products can saturate, whatever the activations. While that holds, any
+      host's kernels add as the device's do. Where it does not, results are those of a ``Simulation``;
     - ``results``: shapes and dtypes equal the float model's; ``finite``: no NaN or infinity where the float model has
       none;
     - ``alive``: at least one float output reaches ``floor_db`` of SQNR (outputs that are zero in float do not count).
@@ -81,21 +90,35 @@ def verify(
     if not sessions:
         return Verification(tuple(checks))
     outputs = [o.name for o in float_model.proto.graph.output]
-    session = open_session(compiled, optimize=False, threads=1) if simulate else sessions[0]
+    uses = () if plan is None else lane_uses(compiled, plan)
+    if plan is not None and any(u.at_risk for u in uses):
+        session = Simulation(compiled, plan, signatures or {})
+        uses = session.uses
+    else:
+        session = open_session(compiled, optimize=False, threads=1) if simulate else sessions[0]
     comparison = _compare(reference, session, outputs, dataset, samples)
+    if uses:
+        checks.append(_lanes(uses))
     if isinstance(comparison, Check):
-        return Verification((*checks, comparison), {}, 0)
+        return Verification((*checks, comparison), {}, 0, uses)
     checks.append(Check("runs", True, f"{comparison.samples} samples"))
-    return Verification((*checks, *comparison.checks(floor_db)), comparison.sqnr_db(), comparison.samples)
+    return Verification((*checks, *comparison.checks(floor_db)), comparison.sqnr_db(), comparison.samples, uses)
 
 
 def _compare(
-    reference: InferenceSession, session: InferenceSession, outputs: list[str], dataset: Dataset, samples: int
+    reference: InferenceSession,
+    session: InferenceSession | Simulation,
+    outputs: list[str],
+    dataset: Dataset,
+    samples: int,
 ) -> _Comparison | Check:
     """Both models on the same samples, or the failed check where the compiled one does not run."""
     chosen = list(some(dataset, samples))
     feeds = [feed for _, feed in chosen]
-    expected, found = run_each(reference, outputs, feeds), run_each(session, outputs, feeds)
+    expected = run_each(reference, outputs, feeds)
+    found = (
+        _one_by_one(session, outputs, feeds) if isinstance(session, Simulation) else run_each(session, outputs, feeds)
+    )
     comparison = _Comparison(outputs)
     for index, _ in chosen:
         wanted = _next_float(expected, index)
@@ -105,6 +128,22 @@ def _compare(
             return Check("runs", False, f"sample {index}: {first_line(error)}")
         comparison.add(index, wanted, results)
     return comparison
+
+
+def _one_by_one(
+    simulation: Simulation, outputs: list[str], feeds: list[Mapping[str, np.ndarray]]
+) -> Iterator[Sequence[Any]]:
+    for feed in feeds:
+        yield simulation.run(outputs, feed)
+
+
+def _lanes(uses: tuple[LaneUse, ...]) -> Check:
+    """Codes alone decide: what the samples did is told beside."""
+    risky = [u for u in uses if u.at_risk]
+    if not risky:
+        return Check("lanes", True, f"none of {sum(u.groups for u in uses)} groups of neighbours can saturate")
+    told = (f"`{u.node}`: {u.at_risk} of {u.groups} groups, saturated {u.saturated} times" for u in risky)
+    return Check("lanes", False, f"sums can saturate: {'; '.join(told)}")
 
 
 def _attempt(name: str, action: Callable[[], object]) -> Check:
