@@ -29,6 +29,7 @@ from potc.quantize.params import Params, solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
 from potc.quantize.ranges import Ranges
+from potc.quantize.scopes import Scopes, scoped_nodes
 from potc.quantize.solve import solve
 from potc.quantize.tuning import Tuning
 
@@ -51,6 +52,7 @@ class Job:
     externs: tuple[str, ...] = ()
     preset: str = ""
     checked: int = SAMPLES
+    scopes: Scopes = field(default_factory=Scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def match_model(job: Job, trace: Trace) -> Matched:
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
-    plan = solve(program, take_snapshot(prepared.proto))
+    snapshot = take_snapshot(prepared.proto)
+    plan = solve(program, snapshot, scoped_nodes(job.scopes, model, changes, snapshot))
     return Matched(job, program, model, samples, prepared, changes, plan)
 
 
@@ -145,6 +148,8 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
         job.checked,
         simulate=not saturates(program),
         opened=loaded and loaded.session,
+        plan=plan,
+        signatures=program.members[0].signatures,
     )
     share = kernel_share(compiled, plan, loaded)
     job = replace(job, tuning=tuning)

@@ -78,6 +78,20 @@ class Outputs:
     help="How biases take over what rounding shifts.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
+@click.option(
+    "--float", "names", metavar="NAME", multiple=True, help="Keep nodes in float; * stands for any characters."
+)
+@click.option(
+    "--float-op", "operators", metavar="OP", multiple=True, help="Keep an operator in float: Softmax, Conv[group=1]."
+)
+@click.option(
+    "--float-between",
+    "between",
+    metavar="A B",
+    nargs=2,
+    multiple=True,
+    help="Keep what lies between two nodes in float, both included.",
+)
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
 @click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
 @click.option("--depfile", metavar="FILE", help="Write a dependency file for make or ninja.")
@@ -129,6 +143,7 @@ def default_output(model: str, device: str) -> str:
 
 def _job(rules: str, words: Mapping[str, Any]) -> Job:
     from potc.compiler import Job
+    from potc.quantize.scopes import Scopes
 
     return Job(
         model=words["model"],
@@ -139,6 +154,7 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         tuning=_tuning(words),
         samples=words["samples"],
         externs=words["externs"],
+        scopes=Scopes(words["names"], words["operators"], words["between"]),
     )
 
 

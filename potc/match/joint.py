@@ -6,7 +6,7 @@ values of a single node through where the others have a kernel for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from potc.diagnostics.source import Span
@@ -65,9 +65,14 @@ class JointCover:
     covers: tuple[Cover, ...]
 
 
-def choose_joint(programs: Sequence[Program], snapshot: Snapshot, finders: Sequence[Finder]) -> JointCover:
-    """The kernels that all parts have in common, larger ones first. Raises Rejected for rules that nothing orders."""
+def choose_joint(
+    programs: Sequence[Program], snapshot: Snapshot, finders: Sequence[Finder], held: Container[int] = ()
+) -> JointCover:
+    """The kernels that all parts have in common, larger ones first. ``held``: nodes that are kept in float whatever the
+    rules say. Raises Rejected for rules that nothing orders."""
     found = [finder.candidates() for finder in finders]
+    if held:
+        found = [[c for c in some if c.rule.is_float or not any(n in held for n in c.match.nodes)] for some in found]
     covers = tuple(choose(p, snapshot, c) for p, c in zip(programs, found, strict=True))
     floats: dict[int, Candidate] = {}
     for cover in covers:
@@ -82,7 +87,7 @@ def choose_joint(programs: Sequence[Program], snapshot: Snapshot, finders: Seque
         taken = _common(programs, found, passes, floats)
     owner = {node: joint for joint in taken for node in joint.nodes}
     everywhere = set(passes[0]).intersection(*passes[1:]) - owner.keys() - floats.keys()
-    passing = {node: tuple(p[node] for p in passes) for node in sorted(everywhere)}
+    passing = {node: tuple(p[node] for p in passes) for node in sorted(everywhere) if node not in held}
     return JointCover(taken, owner, floats, passing, kept, covers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from potc.graph.snapshot import Snapshot
 from potc.language.program import Program
@@ -21,6 +21,7 @@ def left_nodes(
     held: Mapping[int, Origin],
     through: frozenset[int],
     taken: frozenset[int],
+    scoped: Container[int] = (),
 ) -> tuple[Left, ...]:
     """All nodes with a float output that no kernel covers, in canonical order.
 
@@ -32,8 +33,10 @@ def left_nodes(
         if node in through or (owner is not None and id(owner) in taken):
             continue
         if any(t >= 0 and snapshot.is_float(t) for t in snapshot.outputs[node]):
-            if owner is not None:
-                reasons: tuple[Origin, ...] = (refused[id(owner)],)
+            if node in scoped:
+                reasons: tuple[Origin, ...] = (held[node],)
+            elif owner is not None:
+                reasons = (refused[id(owner)],)
             else:
                 reasons = _reasons(program, snapshot, finders, cover, held, node)
             left.append(Left(snapshot.names[node], snapshot.ops[node], reasons))

@@ -26,24 +26,25 @@ from potc.quantize.wishes import Ask, Problem, Wishes, held_nodes, kept_tensors,
 ACCUMULATOR_BITS = 32  # an activation of so many bits is the accumulator itself: nothing is stored
 
 
-def solve(program: Program, snapshot: Snapshot) -> Plan:
+def solve(program: Program, snapshot: Snapshot, held: Mapping[int, str] | None = None) -> Plan:
     """Decides everything that can be decided before samples are seen. Linear in the graph, apart from given-up kernels.
 
+    ``held``: nodes that stay in float whatever the rules say, and why.
     Raises Rejected where two rules match the same nodes and nothing orders them.
     """
     # Millions of small objects live until the end and form no cycles: collecting in between would cost half the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _solve(program, snapshot)
+        return _solve(program, snapshot, held or {})
     finally:
         if collecting:
             gc.enable()
 
 
-def _solve(program: Program, snapshot: Snapshot) -> Plan:
+def _solve(program: Program, snapshot: Snapshot, held: Mapping[int, str]) -> Plan:
     finders = tuple(Finder(p, snapshot) for p in program.members)
-    cover = choose_joint(program.members, snapshot, finders)
+    cover = choose_joint(program.members, snapshot, finders, held)
     late = {id(r): tuple(q for q in r.requires if is_late(q)) for p in program.members for r in p.rules}
     problem = Problem(program, program.members, snapshot, finders, cover, kept_tensors(cover), late)
     refused: dict[int, Origin] = {}
@@ -51,7 +52,7 @@ def _solve(program: Program, snapshot: Snapshot) -> Plan:
         wishes = sweep_down(problem, refused)
         through = sweep_up(snapshot, cover, wishes)
         try:
-            return _build(problem, wishes, through)
+            return _build(problem, wishes, through, held)
         except Unmet as unmet:
             refused[id(unmet.joint)] = unmet.origin
 
@@ -59,7 +60,7 @@ def _solve(program: Program, snapshot: Snapshot) -> Plan:
 # ---------------------------------------------------------------------------------------------- classes and places
 
 
-def _build(problem: Problem, wishes: Wishes, through: frozenset[int]) -> Plan:
+def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Mapping[int, str]) -> Plan:
     snapshot = problem.snapshot
     placed = _place(snapshot, wishes, through)
     classes = _classes(problem, wishes, through, placed)
@@ -92,8 +93,11 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int]) -> Plan:
     constants, corrections = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
     kernels = _kernels(problem, wishes, through)
     held = held_nodes(problem, wishes, through)
+    held |= {n: Origin("command line", "", f"kept in float by {words}") for n, words in scoped.items()}
     taken = frozenset(map(id, wishes.taken))
-    left = left_nodes(problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken)
+    left = left_nodes(
+        problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken, scoped
+    )
     ordered = tuple(i for _, i in sorted(insertions, key=lambda entry: entry[0]))
     return Plan(problem.program.device, tuple(quantizers), ordered, constants, kernels, left, corrections)
 
