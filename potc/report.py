@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from potc import __version__
 from potc.compiler import Compilation
+from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
 from potc.language.lattice import spell
 from potc.quantize.numbers import QuantParams
@@ -76,11 +77,26 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class NarrowedWeight:
+    """The scales of one weight that had to grow. ``channels``: which, like ``0-3, 7``; ``factor``: by how much at most."""
+
+    tensor: str
+    node: str
+    scales: int
+    grown: int
+    channels: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class Narrowed:
-    """``grown`` of ``scales`` weight scales had to grow so that no accumulator saturates."""
+    """``grown`` of ``scales`` weight scales had to grow so that no accumulator saturates. ``at_risk``: groups of neighbouring
+    weights that could saturate one nevertheless, by the codes in the compiled model."""
 
     scales: int
     grown: int
+    at_risk: int
+    weights: tuple[NarrowedWeight, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,7 @@ class Verified:
     samples: int
     outputs: tuple[Output, ...]
     checks: dict[str, str]
+    lanes: tuple[LaneUse, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +154,6 @@ class Report:
 def report(compilation: Compilation) -> Report:
     """Everything worth telling about a compile."""
     job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
-    narrowing = compilation.params.narrowing.values()
     return Report(
         versions={"potc": __version__, **{p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}},
         model=job.model,
@@ -155,7 +171,7 @@ def report(compilation: Compilation) -> Report:
         rule_uses=_uses((k.rule, k.place) for k in plan.kernels),
         kernels=tuple(_kernels(compilation)),
         share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
-        narrowed=Narrowed(sum(int(n.scale.size) for n in narrowing), sum(n.at_risk for n in narrowing)),
+        narrowed=_narrowed(compilation),
         verification=_verified(compilation.verification),
         activations=tuple(_activations(compilation)),
         constants=tuple(_constants(compilation)),
@@ -184,7 +200,33 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
 
 def _verified(found: Verification) -> Verified:
     outputs = tuple(Output(name, db) for name, db in found.sqnr.items())
-    return Verified(found.samples, outputs, {c.name: c.detail for c in found.checks})
+    return Verified(found.samples, outputs, {c.name: c.detail for c in found.checks}, found.lanes)
+
+
+def _narrowed(compilation: Compilation) -> Narrowed:
+    narrowing = compilation.params.narrowing
+    weights: list[NarrowedWeight] = []
+    for index, found in narrowing.items():
+        if found.at_risk:
+            constant, grown = compilation.plan.constants[index], found.factor.reshape(-1) > 1
+            channels = intervals(i for i, grew in enumerate(grown.tolist()) if grew)
+            factor = float(found.factor.max())
+            sizes = (int(found.scale.size), int(found.at_risk))
+            weights.append(NarrowedWeight(constant.tensor, constant.node, *sizes, channels, float(f"{factor:.6g}")))
+    scales = sum(int(n.scale.size) for n in narrowing.values())
+    at_risk = sum(u.at_risk for u in compilation.verification.lanes)
+    return Narrowed(scales, sum(n.at_risk for n in narrowing.values()), at_risk, tuple(weights))
+
+
+def intervals(numbers: Iterable[int]) -> str:
+    """Ascending numbers in few words: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def _uses(applied: Iterator[tuple[str, str]]) -> tuple[RuleUse, ...]:
