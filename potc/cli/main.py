@@ -30,6 +30,7 @@ COMMANDS = {
     "new": ("potc.cli.new", "Write a commented rule file for a new device."),
     "verify": ("potc.cli.verify", "Check quantized models of any tool against a device."),
     "test": ("potc.cli.test", "Run the tests of rule files."),
+    "suite": ("potc.cli.suite", "Write a conformance kit: models, inputs and outputs for a board."),
     "fmt": ("potc.cli.fmt", "Write rule files in their canonical layout."),
     "import": ("potc.cli.import_", "Make a rule file from another tool's description of a device."),
     "explain": ("potc.cli.explain", "Say what a diagnostic means, or why a model is compiled as it is."),
