@@ -280,6 +280,8 @@ def _drawn(
             if effort.left <= 0:
                 return None
             continue
+        if any(all(board.is_constant(candidate, t) for t in n.inputs if t >= 0) for n in frame.nodes):
+            continue  # a compile knows the result of such a node beforehand
         candidate = _smaller(board, candidate)
         model = build_model(board, candidate, bystander)
         if not is_valid(model):

@@ -18,9 +18,11 @@ from potc.sketch.propose import Move, Proposer
 from potc.sketch.variants import schema_of
 
 DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 32)
-TRIED = 24  # moves that are judged in one step at most
+TRIED = 32  # moves that are judged in one step at most
 STEPS = 40
 ELEMENTS = 1 << 12  # of one input or constant
+FOLLOWED = 8  # moves whose consequences are repaired
+CHAIN = 6
 PATIENCE = 10  # steps without progress
 
 
@@ -64,6 +66,8 @@ def search(board: Board, random: Random, varied: bool, partly: bool, effort: Eff
             found.append((judged.weight, changed, judged))
             if judged.weight < verdict.weight:
                 break  # moves come in order of promise: the first that helps is taken
+        if stuck > 1 and not (found and found[-1][0] < verdict.weight):
+            found.extend(_followed(board, candidate, verdict, random, effort))
         if not found:
             break
         least = min(weight for weight, _, _ in found)
@@ -97,7 +101,7 @@ def _start(board: Board, random: Random, varied: bool) -> Assignment:
     activation = tuple(random.choice((1, 2, 3, 4, 5, 6, 8)) for _ in range(rank)) if varied else (1, 4, 6, 6)[:rank]
     weight = tuple(random.choice((1, 2, 3, 4)) for _ in range(rank)) if varied else (4, 4, 3, 3)[:rank]
     for t, external in board.frame.externals.items():
-        whole = candidate["type", board.types.group[t]] not in ("f32", "f64", "f16")
+        whole = not _is_float(board, candidate, t)
         if external.kind is Kind.ANY and whole:
             candidate["constant", t] = True
         constant = board.is_constant(candidate, t)
@@ -142,14 +146,67 @@ def _moves(board: Board, candidate: Assignment, verdict: Verdict, random: Random
         yield from itertools.islice(source, most)
 
 
+def _followed(
+    board: Board, candidate: Assignment, verdict: Verdict, random: Random, effort: Effort
+) -> Iterator[tuple[int, Assignment, Verdict]]:
+    """Moves for one check with what they break repaired in turn, so that chains of equations can be passed at once."""
+    check = board.checks[random.choice(verdict.failed)] if verdict.failed else None
+    if check is None:
+        return
+    proposer = Proposer(board, candidate, check, board.environment(check, verdict.snapshot))
+    for move in itertools.islice(proposer.moves(check.condition, check.wanted), FOLLOWED):
+        changed, touched = {**candidate, **dict(move)}, {variable for variable, _ in move}
+        judged = board.judge(changed)
+        for _ in range(CHAIN):
+            repair = _repair(board, changed, judged, set(judged.failed) - set(verdict.failed), touched)
+            if repair is None:
+                break
+            changed = {**changed, **dict(repair)}
+            touched.update(variable for variable, _ in repair)
+            judged = board.judge(changed)
+            effort.left -= 1
+        yield judged.weight, changed, judged
+        if judged.weight < verdict.weight:
+            return
+
+
+def _repair(
+    board: Board, candidate: Assignment, verdict: Verdict, broken: set[int], touched: set[Variable]
+) -> Move | None:
+    """The first move for one of some checks that leaves alone what was changed already."""
+    for k in sorted(broken):
+        check = board.checks[k]
+        proposer = Proposer(board, candidate, check, board.environment(check, verdict.snapshot))
+        for move in proposer.moves(check.condition, check.wanted):
+            if touched.isdisjoint(variable for variable, _ in move):
+                return move
+    return None
+
+
 def _check_moves(board: Board, candidate: Assignment, verdict: Verdict, check: Check, random: Random) -> Iterator[Move]:
     proposer = Proposer(board, candidate, check, board.environment(check, verdict.snapshot))
-    yield from proposer.moves(check.condition, check.wanted)
+    solved = proposer.moves(check.condition, check.wanted)
+    others = itertools.chain.from_iterable(_blind_moves(board, candidate, proposer, check, random))
+    while True:
+        some = (*itertools.islice(solved, 3), *itertools.islice(others, 1))
+        if not some:
+            return
+        yield from some
+
+
+def _blind_moves(
+    board: Board, candidate: Assignment, proposer: Proposer, check: Check, random: Random
+) -> Iterator[Iterator[Move]]:
+    """Other attributes and tensors for what a condition speaks of."""
     for node, name in proposer.attributes(check.condition):
-        yield from (((("attribute", node, name), v),) for v in attribute_values(board, candidate, node, name))
+        values = attribute_values(board, candidate, node, name)
+        yield iter([((("attribute", node, name), v),) for v in values])
     shapes = [candidate["shape", t] for t in board.frame.externals]
-    for t in proposer.tensors(check.condition)[:4]:
-        yield from _tensor_moves(board, candidate, t, shapes, random)
+    tensors = proposer.tensors(check.condition)
+    random.shuffle(tensors)
+    # Nothing but trying tells the whole numbers that a shape, or an axis, is computed from.
+    for t in sorted(tensors, key=lambda t: _is_float(board, candidate, t))[:4]:
+        yield _tensor_moves(board, candidate, t, shapes, random)
 
 
 def _node_moves(board: Board, candidate: Assignment, verdict: Verdict, node: int, random: Random) -> Iterator[Move]:
@@ -175,12 +232,16 @@ def _node_moves(board: Board, candidate: Assignment, verdict: Verdict, node: int
         yield from _tensor_moves(board, candidate, t, known, random)
 
 
+def _is_float(board: Board, candidate: Assignment, t: int) -> bool:
+    return candidate["type", board.types.group[t]] in ("f32", "f64", "f16")
+
+
 def _tensor_moves(board: Board, candidate: Assignment, t: int, like: list[Any], random: Random) -> Iterator[Move]:
     """Other shapes for a tensor, and other numbers where it is a whole-number constant."""
     variable: Variable = ("shape", t)
     shape: tuple[int, ...] = candidate[variable]
-    whole = candidate["type", board.types.group[t]] not in ("f32", "f64", "f16")
-    for other in like:
+    whole = not _is_float(board, candidate, t)
+    for other in () if whole else like:
         if tuple(other) != shape:
             yield ((variable, tuple(other)),)
     if whole and board.is_constant(candidate, t):
