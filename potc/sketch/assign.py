@@ -41,6 +41,7 @@ class Assigner:
         self.board = board
         self.candidate = candidate
         self.node = check.node
+        self.relation = check.relation
         self.environment = environment
 
     def value(self, expr: Expr) -> Any:

@@ -102,7 +102,7 @@ class Proposer(Assigner):
             return
         t = view.tensor
         external = self.board.frame.externals.get(t)
-        if name == "constant" and external is not None:
+        if name == "constant" and external is not None and not self.relation:
             yield ((("constant", t), wanted),)
         elif name == "graph_output" and external is None:
             yield ((("returned", t), wanted),)
