@@ -51,6 +51,8 @@ def _inside(condition: Expr) -> Iterator[Pin]:
                 yield from _inside(operand)
         case Boolean("or", operands):
             for operand in operands:
+                if _asks_what_is_known(operand):
+                    continue
                 pinned = [p for p in _inside(operand) if p.condition is not None]
                 yield from (Pin(_both(operand, p.condition), p.words) for p in pinned if p.condition is not None)
                 if not pinned:
@@ -70,6 +72,11 @@ def _inside(condition: Expr) -> Iterator[Pin]:
                 yield from _compare_inside(*found)
         case _:
             return
+
+
+def _asks_what_is_known(condition: Expr) -> bool:
+    """True for ``not known(x, 0)``: every dimension of a drawn graph is known."""
+    return isinstance(condition, Unary) and isinstance(condition.operand, Call) and condition.operand.name == "known"
 
 
 def _compare_inside(op: str, item: Expr, limit: Number) -> Iterator[Pin]:
