@@ -189,7 +189,6 @@ _GRAPH = {
         "The model could not be brought to the opset that the output needs.",
         "Export the model with a later opset.",
     ),
-    "dead-model": ("Nothing that the model computes depends on its inputs.", "Check the exported outputs."),
     "too-large": ("The model is larger than one ONNX file can be.", "Keep its weights in external data."),
     "unsupported-input": ("An input of the model is no tensor.", "Export the model with tensor inputs."),
     "unwritable-output": ("The output can't be written.", "Check that the folder exists and the disk has room."),
@@ -226,6 +225,14 @@ _QUANTIZE = {
         "Narrow the weights' range, or check the `accum` statements.",
     ),
     "bias-overflow": ("A bias does not fit into its derived scale.", "Let the bias stay float by `| none`."),
+    "dead-output": (
+        "With the ranges that were chosen, the outputs of the compiled model have nothing to do with the float model's.",
+        "Choose ranges that cut off less, or calibrate with samples like those that are verified.",
+    ),
+    "ranges-do-not-fit": (
+        "Saved ranges were measured on another model, or lack what this compile needs.",
+        "Calibrate again with --data, and save with --save-ranges.",
+    ),
     "not-ranges": ("The file holds no ranges of a calibration.", "Calibrate again."),
     "unknown-version": ("The file was written by another version of potc.", "Make it again with this version."),
     "invalid-plan": ("The file is not a plan that this potc reads.", "Make the plan again."),
@@ -310,7 +317,6 @@ _COMMAND = {
         "Look at the names in the model; a node and its result may have different ones.",
     ),
     "usage": ("The command line is not understood.", "See `potc --help`."),
-    "internal-error": ("potc itself is at fault.", "Report it, with the command line and the rule file."),
 }
 
 CODES: Mapping[str, Code] = {
@@ -328,3 +334,9 @@ CODES: Mapping[str, Code] = {
     )
     for name, (meaning, help_) in entries.items()
 }
+
+
+def help_of(code: str) -> str | None:
+    """What to do about a diagnostic that does not say it itself, as a help line; None for an unknown code."""
+    found = CODES.get(code)
+    return None if found is None else found.help[0].lower() + found.help[1:].removesuffix(".")

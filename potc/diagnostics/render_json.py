@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from potc.diagnostics.codes import help_of
 from potc.diagnostics.diagnostic import Diagnostic
 from potc.diagnostics.source import Span
 
@@ -18,7 +19,7 @@ def render_json(diagnostic: Diagnostic) -> str:
         "label": diagnostic.label or None,
         "node": diagnostic.node,
         "related": [{"at": _place(r.at), "label": r.label} for r in diagnostic.related],
-        "help": diagnostic.help,
+        "help": diagnostic.help or help_of(diagnostic.code),
         "example": diagnostic.example,
     }
     return json.dumps(document, ensure_ascii=True)

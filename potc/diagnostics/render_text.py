@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from potc.diagnostics.codes import help_of
 from potc.diagnostics.diagnostic import Diagnostic, Related, Severity
 from potc.diagnostics.source import Span
 
@@ -34,8 +35,9 @@ def render(diagnostic: Diagnostic, color: bool = False) -> str:
     if diagnostic.example is not None:
         lines.append(f"{' ' * margin} = example:")
         lines += [f"{' ' * margin} |   {_shown(line)}".rstrip() for line in diagnostic.example.splitlines()]
-    if diagnostic.help is not None:
-        lines.append(f"{' ' * margin} = help: {escaped(diagnostic.help)}")
+    help_ = diagnostic.help or help_of(diagnostic.code)
+    if help_ is not None:
+        lines.append(f"{' ' * margin} = help: {escaped(help_)}")
     return "\n".join(lines)
 
 

@@ -46,8 +46,15 @@ error[overlapping-rules]: `conv` and `any` match the same nodes
 
 
 def test_a_node_of_a_model() -> None:
-    diagnostic = Diagnostic("dead-model", "nothing is read", Severity.WARNING, node="a\nb\x1b[31m\u202e")
-    assert render(diagnostic) == "warning[dead-model]: nothing is read\n --> node a\\u{a}b\\u{1b}[31m\\u{202e}"
+    diagnostic = Diagnostic("no-kernel", "nothing is read", Severity.WARNING, node="a\nb\x1b[31m\u202e", help="look")
+    wanted = "warning[no-kernel]: nothing is read\n --> node a\\u{a}b\\u{1b}[31m\\u{202e}\n  = help: look"
+    assert render(diagnostic) == wanted
+
+
+def test_without_help_of_its_own_a_diagnostic_has_that_of_its_code() -> None:
+    diagnostic = Diagnostic("no-kernel", "nothing reads it")
+    assert render(diagnostic).endswith("= help: remove the quantizer, or add a rule for the operator")
+    assert json.loads(render_json(diagnostic))["help"] == "remove the quantizer, or add a rule for the operator"
 
 
 def test_color_surrounds_and_nothing_else_changes() -> None:

@@ -59,7 +59,7 @@ def test_places_count_characters_from_one() -> None:
 
 def test_absolute_paths_and_nodes_of_models() -> None:
     source = Source("/a b/c.rules", "x")
-    result = log(Diagnostic("dead-model", "n", at=Span(source, 0, 1), node="/conv"))["results"][0]
+    result = log(Diagnostic("cyclic-graph", "n", at=Span(source, 0, 1), node="/conv"))["results"][0]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///a%20b/c.rules"
     assert result["locations"][0]["logicalLocations"] == [{"name": "/conv", "kind": "element"}]
 
