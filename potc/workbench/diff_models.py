@@ -170,7 +170,8 @@ def _single(a: Value | None, b: Value | None) -> Iterator[Difference]:
 
 
 def _both(a: Value, b: Value) -> Iterator[Difference]:
-    name = a.tensor if a.format is None else b.tensor if b.format is None else min(a.tensor, b.tensor)
+    same_kind = (a.format is None) is (b.format is None)
+    name = min(a.tensor, b.tensor) if same_kind else a.tensor if a.format is None else b.tensor
     if a.format is None or b.format is None:
         if a.format is not b.format:
             yield Difference("stored", name, _kind(a), _kind(b), a.rule, b.rule)
