@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,26 +48,25 @@ def open_session(
 
 
 def run_each(
-    session: InferenceSession, outputs: Sequence[str], feeds: Iterable[Mapping[str, np.ndarray]]
+    session: InferenceSession,
+    outputs: Sequence[str],
+    feeds: Iterable[Mapping[str, np.ndarray]],
+    workers: int = WORKERS,
 ) -> Iterator[Sequence[Any]]:
-    """The results of each feed, in order, several samples at a time; at most ``WORKERS`` results wait to be taken.
+    """The results of each feed, in order; ``workers`` samples run at once, one of them in the caller's own thread.
 
     Give a session of one thread: then a sample's results do not depend on how many workers the machine has, and no thread
-    waits for another inside an operator. Raises what onnxruntime raises, in the place of that sample's results.
+    waits for another inside an operator. Memory is that of ``workers`` samples: a thread that kept reading ahead would cost
+    another. Raises what onnxruntime raises, in the place of that sample's results.
     """
     names = list(outputs)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        waiting: deque[Future[Sequence[Any]]] = deque()
-        try:
-            for feed in feeds:
-                waiting.append(pool.submit(session.run, names, dict(feed)))
-                if len(waiting) > WORKERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    left = iter(feeds)
+    with ThreadPoolExecutor(max(1, workers - 1)) as pool:
+        while together := list(islice(left, workers)):
+            others = [pool.submit(session.run, names, dict(feed)) for feed in together[1:]]
+            yield session.run(names, dict(together[0]))
+            for other in others:
+                yield other.result()
 
 
 def run_once(model: bytes, outputs: Sequence[str]) -> list[np.ndarray]:

@@ -7,14 +7,15 @@ docs/decisions/0004-observing.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from potc.data.dataset import Dataset
-from potc.diagnostics.diagnostic import reject
-from potc.execute.session import SessionError, first_line, open_session
+from potc.diagnostics.diagnostic import Rejected, reject
+from potc.execute.session import WORKERS, InferenceSession, SessionError, first_line, open_session, run_each
 from potc.graph.model import Model
 from potc.quantize.estimators import quantile_of
 from potc.quantize.histogram import Histogram, merge_histograms
@@ -36,9 +37,7 @@ from potc.quantize.seen import Seen, merge_seen, see
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
 
-THREADS = 2  # a number, not "all": how work is divided over threads can change the last bit of a convolution
-
-Run = Callable[[list[str], dict[str, np.ndarray]], Sequence[Any]]  # of a session: output names, feed
+Results = Sequence[Any]  # of one sample, in the order of the outputs that were asked for
 
 
 def calibrate(
@@ -57,8 +56,8 @@ def calibrate(
         return Ranges({}, model=fingerprint(model))
     observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()))
     total = len(dataset)
-    for index, feed in enumerate(dataset.feeds()):
-        observer.add(index, feed)
+    for index, (feed, results) in enumerate(observer.run(dataset)):
+        observer.add(index, feed, results)
         progress(index + 1, total)
     return observer.ranges()
 
@@ -87,7 +86,7 @@ class _Observer:
         averaged = list(mean_outputs(model.proto, len(self._channels)))
         values = list(value_outputs(model.proto, len(needs.fetched)))
         self._outputs = [*self._scalars, *averaged, *values, *self._ends]
-        self._run = _open(instrument(model.proto, self._tensors, list(self._channels.values()), needs.fetched))
+        self._session = _open(instrument(model.proto, self._tensors, list(self._channels.values()), needs.fetched))
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
         self._means = {t: ChannelMean() for t in self._channels}
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -95,8 +94,22 @@ class _Observer:
         self._histograms = {t: Histogram.empty() for t in needs.histograms}
         self._seen = Seen()
 
-    def add(self, index: int, feed: Mapping[str, np.ndarray]) -> None:
-        results = _run_sample(self._run, self._outputs, feed, index)
+    def run(self, dataset: Dataset) -> Iterator[tuple[Mapping[str, np.ndarray], Results]]:
+        """Each feed with its results, in order. Several samples run at once, unless whole tensors are fetched of each."""
+        waiting: deque[Mapping[str, np.ndarray]] = deque()
+
+        def feeds() -> Iterator[Mapping[str, np.ndarray]]:
+            for feed in dataset.feeds():
+                waiting.append(feed)
+                yield feed
+
+        workers = 1 if self._needs.fetched else WORKERS
+        results = run_each(self._session, self._outputs, feeds(), workers)
+        for index in range(len(dataset)):
+            found = _next(results, index)
+            yield waiting.popleft(), found
+
+    def add(self, index: int, feed: Mapping[str, np.ndarray], results: Results) -> None:
         self._extremes.append(self._checked(index, feed, results))
         rest = iter(results[len(self._scalars) :])
         for tensor in self._channels:
@@ -134,7 +147,7 @@ class _Observer:
     def _look_again(self, index: int, feed: Mapping[str, np.ndarray], tensor: str) -> tuple[float, float]:
         """A sum that is not finite may only have overflowed: the values themselves decide."""
         serialized, name = expose(self._model.proto, tensor)
-        values = np.asarray(_run_sample(_open(serialized), [name], feed, index)[0])
+        values = np.asarray(_next(run_each(_open(serialized), [name], [feed]), index)[0])
         if not np.isfinite(values).all():
             what = "NaN" if np.isnan(values).any() else "infinity"
             message = f"`{tensor}` holds {what} in sample {index}"
@@ -186,16 +199,18 @@ class _Channels:
         )
 
 
-def _open(serialized: bytes) -> Run:
+def _open(serialized: bytes) -> InferenceSession:
     try:
-        return open_session(serialized, optimize=True, threads=THREADS).run
+        return open_session(serialized, optimize=True, threads=1)
     except SessionError as error:
         raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
 
 
-def _run_sample(run: Run, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[Any]:
+def _next(results: Iterator[Results], index: int) -> Results:
     try:
-        return run(outputs, dict(feed))
+        return next(results)
+    except Rejected:  # a sample that can't be read
+        raise
     except Exception as error:  # onnxruntime's errors have no common base; nothing of ours runs in there
         message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
         raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
