@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,22 +27,10 @@ class Process:
 
 
 def measured(words: list[str], log: Path, timeout: float) -> Process:
-    """Runs a command to its end, its output in ``log``; children that it waited for count as its own CPU time."""
-    began = time.perf_counter()
-    with log.open("wb") as file:
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-        timer = threading.Timer(timeout, lambda: os.killpg(child.pid, signal.SIGKILL))
-        timer.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        timer.cancel()
-    child.returncode = code = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - began
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss: bytes there, kilobytes elsewhere
-    failed = ""
-    if code:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        failed = f"no answer in {timeout:g} s" if wall >= timeout else (lines[-1][:200] if lines else f"exit {code}")
-    return Process(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, failed)
+    """Runs a command to its end, its output in ``log``."""
+    launcher = [sys.executable, str(Path(__file__).with_name("process.py")), str(log), str(timeout)]
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=True)
+    return Process(**json.loads(done.stdout))
 
 
 def latencies(models: dict[str, Path], samples: Path, rounds: int) -> dict[str, dict[str, float]]:
@@ -54,12 +40,13 @@ def latencies(models: dict[str, Path], samples: Path, rounds: int) -> dict[str, 
     """
     sessions = {name: _session(path) for name, path in models.items()}
     feeds = _feeds(samples, sessions["float"])
+    outputs = [o.name for o in sessions["float"].get_outputs()]
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(rounds + 2):
         feed = feeds[turn % len(feeds)]
         for name, session in sessions.items() if turn % 2 else reversed(list(sessions.items())):
             began = time.process_time()
-            session.run(None, feed)
+            session.run(outputs, feed)
             if turn >= 2:  # the first ones allocate
                 times[name].append(1e3 * (time.process_time() - began))
     found: dict[str, dict[str, float]] = {}

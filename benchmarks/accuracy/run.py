@@ -131,7 +131,8 @@ def scored(module: Any, reference: scoring.Scored, path: Path, options: argparse
     """What a quantized model is worth, on integer kernels and simulated."""
     row: Row = {"bytes": path.stat().st_size}
     for way, optimize in (("kernels", "all"), ("simulated", "off")):
-        other = scoring.score(module, str(path), optimize, options.threads, options.limit)
+        other = scoring.score(module, str(path), optimize, options.threads, options.limit, reference.names)
+        row["extra_outputs"] = len(other.names) - len(reference.names)
         row[way] = asdict(scoring.compare(reference, other))
     row["coverage"] = asdict(coverage(path.read_bytes()))
     return row
@@ -210,7 +211,8 @@ def main() -> None:
     document.update(machine=machine(), threads=options.threads, baseline=BASELINE)
     document["command"] = "python " + shlex.join(["benchmarks/accuracy/run.py", *shown(sys.argv[1:])])
     document.setdefault("versions", {}).update({peer: environments.versions(peer) for peer in peers})
-    document["versions"]["potc"]["potc"] = revision()
+    if "potc" in peers:
+        document["versions"]["potc"]["potc"] = revision()
     pairs = json.loads((options.models / "pairs.json").read_text())
     for pair in pairs:
         name = str(pair["model"])

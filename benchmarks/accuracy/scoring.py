@@ -28,13 +28,15 @@ Statistic = Callable[[np.ndarray], float]  # the metric of the samples at these 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One model on one data set. ``labels``: its answer for each sample (class, or side of 0.5), where it has one;
-    ``right``: whether that is the true one, for classifiers; ``statistic``: None where labels were not found."""
+    """One model on one data set. ``names``: of its outputs; ``outputs``: their values over all samples. ``labels``: its answer
+    for each sample (class, or side of 0.5), where it has one; ``right``: whether that is the true one, for classifiers;
+    ``statistic``: None where labels were not found."""
 
     metric: str
     value: float
     n: int
     more: dict[str, float]
+    names: list[str]
     outputs: list[np.ndarray]
     labels: np.ndarray | None
     right: np.ndarray | None
@@ -70,12 +72,15 @@ def load(script: Path) -> ModuleType:
     return module
 
 
-def score(module: ModuleType, model: str, optimize: str, threads: int, limit: int | None) -> Scored:
-    """Runs a model over the evaluation samples. ``optimize``: "all" or "off"."""
+def score(
+    module: ModuleType, model: str, optimize: str, threads: int, limit: int | None, outputs: list[str] | None = None
+) -> Scored:
+    """Runs a model over the evaluation samples. ``optimize``: "all" or "off". ``outputs``: those of the float model; some
+    tools leave others behind, of which the results of one model would fill the memory."""
 
     class Recorder(module.E.Run):
         def __call__(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-            returned = super().__call__(feed)
+            returned = self.loaded.run(outputs, {k: v for k, v in feed.items() if k in self.names})
             calls.append(returned)
             return returned
 
@@ -83,12 +88,12 @@ def score(module: ModuleType, model: str, optimize: str, threads: int, limit: in
     run = Recorder(model, threads, optimize)
     found = dict(module.evaluate(run, limit))
     value, n = float(found.pop("value")), int(found.pop("n"))
-    outputs = [np.concatenate([np.atleast_1d(call[i]) for call in calls]) for i in range(len(calls[0]))]
-    labels, right, statistic = _samplewise(module, run, calls, outputs[0], n, limit)
+    joined = [np.concatenate([np.atleast_1d(call[i]) for call in calls]) for i in range(len(calls[0]))]
+    labels, right, statistic = _samplewise(module, run, calls, joined[0], n, limit)
     if statistic is not None and not math.isclose(statistic(np.arange(n)), value, abs_tol=1e-6):
         right, statistic = None, None
     more = {name: float(v) for name, v in found.items()}
-    return Scored(module.METRIC, value, n, more, outputs, labels, right, statistic)
+    return Scored(module.METRIC, value, n, more, run.outputs, joined, labels, right, statistic)
 
 
 def _samplewise(

@@ -98,7 +98,7 @@ def line(tool: str, row: Row, reference: list[Row]) -> str:
     p = f"{real['mcnemar']:.3f} ({real['lost']}/{real['won']})" if real["mcnemar"] is not None else ""
     same = f"{100 * real['agreement']:.2f}" if real["agreement"] is not None else ""
     cells = [
-        tool,
+        tool + (f" ({row['extra_outputs']} outputs too many)" if row.get("extra_outputs") else ""),
         f"{100 * real['value']:.2f}{interval(real['interval'])}",
         f"{100 * simulated['value']:.2f}",
         f"{100 * real['difference']:+.2f}{interval(real['difference_interval'])}",
