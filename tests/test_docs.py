@@ -53,8 +53,16 @@ def command_of(name: str) -> click.Command:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target, _ in LINK.findall(BLOCK.sub("", page.read_text())):
-        assert "://" in target or (page.parent / target).exists(), target
+    for target, anchor in LINK.findall(BLOCK.sub("", page.read_text())):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+            assert not anchor or anchor[1:] in anchors(page.parent / target), f"{target}{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are called in links, as code hosts make it of their text."""
+    headings = re.findall(r"(?m)^#+ (.*)$", BLOCK.sub("", page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

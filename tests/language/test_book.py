@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 from lark import Token, Tree
 
+from potc.diagnostics.source import Source
 from potc.language.arithmetic import FUNCTIONS
 from potc.language.conditions import QUESTIONS, TENSOR_FIELDS
-from potc.language.parse import grammar
+from potc.language.format import format_file
+from potc.language.parse import grammar, parse
 from potc.language.program import INTEGERS, LARGEST_FLOAT
 
 BOOK = Path(__file__).parents[2] / "docs" / "language"
@@ -91,3 +94,20 @@ def test_every_property_of_tensors_is_told(name: str) -> None:
 def test_the_table_of_contents_has_every_page() -> None:
     index = (BOOK / "index.md").read_text()
     assert all(f"({page.name})" in index for page in BOOK.glob("*.md") if page.stem != "index")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem != "grammar"], ids=lambda p: p.stem)
+def test_prose_fits_into_a_line(page: Path) -> None:
+    prose = re.sub(r"(?ms)^```.*?^```|^\|.*?$", "", page.read_text())
+    assert all(len(line) <= 130 for line in prose.splitlines())
+
+
+@pytest.mark.parametrize("page", sorted(BOOK.glob("*.md")), ids=lambda p: p.stem)
+def test_blocks_have_the_one_layout(page: Path) -> None:
+    """``POTC_BLESS=1 pytest`` writes it."""
+    text = page.read_text()
+    laid_out = BLOCK.sub(lambda m: f"```rules\n{format_file(parse(Source('page', m[1])))}```", text)
+    if os.environ.get("POTC_BLESS"):
+        page.write_text(laid_out)
+    else:
+        assert text == laid_out
