@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,20 @@ from onnx import helper
 
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
+
+
+def choose(count: int, limit: int | None, seed: int | None = None) -> Sequence[int]:
+    """At most ``limit`` of ``count`` indices, ascending: evenly spread, or, with a seed, drawn at random, the same everywhere."""
+    used = count if limit is None else min(limit, count)
+    if seed is None:
+        return [i * count // used for i in range(used)]
+    drawn = sorted(range(count), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
+    return sorted(drawn[:used])
+
+
+def digest_of(chosen: Sequence[int]) -> str:
+    """SHA-256 of the chosen indices, in decimal, separated by spaces."""
+    return hashlib.sha256(" ".join(map(str, chosen)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +43,18 @@ class InputSpec:
 
 
 class Dataset(Protocol):
-    """Calibration samples. ``files``: what was read; ``generated``: True where no real data was given."""
+    """Calibration samples. ``files``: what was read; ``generated``: True where no real data was given; ``chosen``: which of
+    the samples that are there are used, ascending indices.
+    """
 
     @property
     def files(self) -> tuple[str, ...]: ...
 
     @property
     def generated(self) -> bool: ...
+
+    @property
+    def chosen(self) -> Sequence[int]: ...
 
     def __len__(self) -> int: ...
 

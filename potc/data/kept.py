@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class KeptSamples:
     @property
     def generated(self) -> bool:
         return self._dataset.generated
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        return self._dataset.chosen
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from potc.data.dataset import InputSpec, check_dtype, check_names, convert, sample_shape
+from potc.data.dataset import InputSpec, check_dtype, check_names, choose, convert, sample_shape
 from potc.diagnostics.diagnostic import Rejected, reject
 
 LARGEST_SAMPLE = 2 << 30  # bytes; a header that claims more is a mistake or an attack
@@ -62,10 +62,11 @@ class StoredSamples:
                     }
 
 
-def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None) -> StoredSamples:
+def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None, seed: int | None = None) -> StoredSamples:
     """Opens a file whose arrays are named like the model's inputs, first axis = samples.
 
-    A .npy file feeds a model with one input. ``limit``: at most so many samples, evenly spread. Headers are checked here,
+    A .npy file feeds a model with one input. ``limit``: at most so many samples, evenly spread, or drawn by
+    ``seed``. Headers are checked here,
     values while they are read. Raises Rejected with what was found and what the model takes.
     """
     arrays = _headers(path, specs)
@@ -94,8 +95,7 @@ def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None) ->
                 f"`{spec.name}` in {path} is stored column by column and can't be read sample by sample",
                 help=help_,
             )
-    used = count if limit is None else min(limit, count)
-    return StoredSamples(path, tuple(specs), arrays, [i * count // used for i in range(used)], (path,))
+    return StoredSamples(path, tuple(specs), arrays, choose(count, limit, seed), (path,))
 
 
 def _headers(path: str, specs: Sequence[InputSpec]) -> dict[str, _Array]:

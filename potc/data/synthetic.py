@@ -24,6 +24,10 @@ class GeneratedSamples:
     files: tuple[str, ...] = ()
     generated: bool = True
 
+    @property
+    def chosen(self) -> Sequence[int]:
+        return range(self.count)
+
     def __len__(self) -> int:
         return self.count
 

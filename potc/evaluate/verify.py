@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -233,5 +234,5 @@ class _Comparison:
         return (
             Check("results", not self._shapes, self._shapes[0] if self._shapes else "shapes and types as before"),
             Check("finite", not self._finite, self._finite[0] if self._finite else "yes"),
-            Check("alive", alive, f"{best}, must reach {floor_db:g} dB"),
+            Check("alive", alive, best if math.isinf(floor_db) else f"{best}, must reach {floor_db:g} dB"),
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from potc.diagnostics.diagnostic import reject
@@ -104,6 +105,19 @@ def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
 
 def _either(a: Iterable[Key], b: Iterable[Key]) -> Iterable[Key]:
     return dict.fromkeys((*a, *b))
+
+
+def read_ranges(path: str) -> Ranges:
+    """The ranges in a file. Raises Rejected if it can't be read or holds something else."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except FileNotFoundError as error:
+        raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
+    except OSError as error:
+        raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
+    except UnicodeDecodeError as error:
+        raise reject("not-ranges", f"{path} holds no ranges: it is no text", help="calibrate again") from error
+    return Ranges.from_json(text, path)
 
 
 def fingerprint(model: Model) -> str:
