@@ -32,6 +32,7 @@ ALLOWED = {
     "ReduceSum": "written by calibration to see what is not a number",
     "ReduceMean": "written by calibration to see the mean of each channel",
     "Constant": "written by calibration: the axes of a mean, where they are an input",
+    "Add": "written by accounting: a number that is added to a tensor, to see what it does to the outputs",
     "Shape": "constant folding: the answer is known without the values",
     "Size": "constant folding: the answer is known without the values",
 }
