@@ -42,7 +42,7 @@ def range_options(command: Command) -> Command:
         ),
         click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples."),
         click.option("--seed", type=click.IntRange(min=0), help="Draw the samples by this number, not evenly."),
-        click.option("--ranges", metavar="FILE", help="Take ranges that were saved; samples only verify."),
+        click.option("--ranges", metavar="FILE", help="Take ranges that were saved instead of calibrating."),
         click.option("--save-ranges", metavar="FILE", help="Write what calibration found, as JSON."),
     ]
     for option in reversed(added):

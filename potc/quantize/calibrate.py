@@ -53,13 +53,13 @@ def calibrate(
     or if onnxruntime can't run a sample; both name the sample, counted from 0.
     """
     if not plan.observed:
-        return Ranges({}, model=fingerprint(model))
+        return Ranges({}, model=fingerprint(model), generated=dataset.generated)
     observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()))
     total = len(dataset)
     for index, (feed, results) in enumerate(observer.run(dataset)):
         observer.add(index, feed, results)
         progress(index + 1, total)
-    return observer.ranges()
+    return observer.ranges(dataset.generated)
 
 
 def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
@@ -159,7 +159,7 @@ class _Observer:
             )
         return float(values.min()), float(values.max())
 
-    def ranges(self) -> Ranges:
+    def ranges(self, generated: bool) -> Ranges:
         extremes = np.array(self._extremes, np.float32).reshape(-1, len(self._tensors), 2)
         by_tensor: dict[str, Statistic] = {}
         for position, tensor in enumerate(self._tensors):
@@ -168,7 +168,7 @@ class _Observer:
             more = {row: np.array(found) for (t, row), found in self._rows.items() if t == tensor}
             by_tensor[tensor] = Statistic.of_samples(pairs[:, 0], pairs[:, 1], more, self._histograms.get(tensor))
         by_channel = {key: channels.statistic() for key, channels in self._by_channel.items()}
-        return Ranges(by_tensor, self._means, by_channel, self._seen, fingerprint(self._model))
+        return Ranges(by_tensor, self._means, by_channel, self._seen, fingerprint(self._model), generated)
 
 
 class _Channels:

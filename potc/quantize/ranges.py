@@ -25,7 +25,7 @@ class Ranges:
     """A ``Statistic`` for each observed tensor, by name; by name and axis for each whose channels have scales of their own;
     a ``ChannelMean`` for each that a correction asks about; and what was ``seen`` at the model's ends.
 
-    ``model``: the fingerprint of the prepared model that was run, "" if that was not noted.
+    ``model``: the fingerprint of the prepared model that was run, "" if that was not noted. ``generated``: samples were made up.
     """
 
     by_tensor: Mapping[str, Statistic]
@@ -33,6 +33,7 @@ class Ranges:
     by_channel: Mapping[tuple[str, int], Statistic] = field(default_factory=dict[tuple[str, int], Statistic])
     seen: Seen = field(default_factory=Seen)
     model: str = ""
+    generated: bool = False
 
     def to_json(self) -> str:
         """One JSON document with names sorted, so equal ranges are equal text."""
@@ -44,6 +45,7 @@ class Ranges:
             "potc": "ranges",
             "version": VERSION,
             "model": self.model,
+            "generated": self.generated,
             "seen": self.seen.to_json(),
             "tensors": {name: self.by_tensor[name].to_json() for name in sorted(self.by_tensor)},
             "channels": channels,
@@ -67,6 +69,7 @@ class Ranges:
                 {(str(e["tensor"]), int(e["axis"])): Statistic.from_json(e) for e in value["channels"]},
                 Seen.from_json(value["seen"]),
                 str(value["model"]),
+                value["generated"] is True,
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             message = f"{name} holds no readable ranges: {error}"
@@ -100,6 +103,7 @@ def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
         {n: merge(a.by_channel.get(n, empty), b.by_channel.get(n, empty)) for n in _either(a.by_channel, b.by_channel)},
         merge_seen(a.seen, b.seen),
         a.model or b.model,
+        a.generated or b.generated,
     )
 
 

@@ -15,14 +15,15 @@ DIFFERENT = 2  # how many different values are kept: enough to know that not all
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input over ``samples`` samples: extremes, whether all numbers are ``whole``, its rank, and checksums of up to two
-    samples that differ.
+    """One input over ``samples`` samples: extremes, whether all numbers are ``whole``, whether it holds floats, its rank, and
+    checksums of up to two samples that differ.
     """
 
     samples: int
     low: float
     high: float
     whole: bool
+    floating: bool
     rank: int
     different: tuple[int, ...]
 
@@ -41,14 +42,15 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """By name of the model's float inputs and float outputs."""
+    """By name of the model's inputs of numbers, and of its float outputs."""
 
     inputs: Mapping[str, Input] = field(default_factory=dict[str, Input])
     outputs: Mapping[str, Output] = field(default_factory=dict[str, Output])
 
     def to_json(self) -> dict[str, object]:
         inputs = {
-            n: [i.samples, i.low, i.high, i.whole, i.rank, list(i.different)] for n, i in sorted(self.inputs.items())
+            n: [i.samples, i.low, i.high, i.whole, i.floating, i.rank, list(i.different)]
+            for n, i in sorted(self.inputs.items())
         }
         outputs = {n: [o.samples, list(o.different), list(o.tops), o.elements] for n, o in sorted(self.outputs.items())}
         return {"inputs": inputs, "outputs": outputs}
@@ -57,8 +59,10 @@ class Seen:
     def from_json(value: Mapping[str, Mapping[str, list[object]]]) -> Seen:
         """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError for what it did not write."""
         inputs: dict[str, Input] = {}
-        for name, (samples, low, high, whole, rank, different) in value["inputs"].items():
-            inputs[name] = Input(_int(samples), _float(low), _float(high), whole is True, _int(rank), _ints(different))
+        for name, (samples, low, high, whole, floating, rank, different) in value["inputs"].items():
+            ends = _float(low), _float(high)
+            kind = whole is True, floating is True, _int(rank)
+            inputs[name] = Input(_int(samples), *ends, *kind, _ints(different))
         outputs: dict[str, Output] = {}
         for name, (samples, different, tops, elements) in value["outputs"].items():
             outputs[name] = Output(_int(samples), _ints(different), _ints(tops), _int(elements))
@@ -84,17 +88,18 @@ def _ints(value: object) -> tuple[int, ...]:
 
 
 def see(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Seen:
-    """What one sample says. Only floats are looked at; arrays without elements say nothing."""
+    """What one sample says. Of outputs only floats are looked at; arrays without elements say nothing."""
     return Seen(
-        {n: _input(a) for n, a in inputs.items() if a.dtype.kind == "f" and a.size},
+        {n: _input(a) for n, a in inputs.items() if a.dtype.kind in "fiub" and a.size},
         {n: _output(a) for n, a in outputs.items() if a.dtype.kind == "f" and a.size},
     )
 
 
 def _input(array: np.ndarray) -> Input:
     low, high = float(array.min()), float(array.max())
-    whole = low == math.floor(low) and high == math.floor(high) and bool((array == np.rint(array)).all())
-    return Input(1, low, high, whole, array.ndim, (_checksum(array),))
+    floating = array.dtype.kind == "f"
+    whole = not floating or (low == math.floor(low) and bool((array == np.rint(array)).all()))
+    return Input(1, low, high, whole, floating, array.ndim, (_checksum(array),))
 
 
 def _output(array: np.ndarray) -> Output:
@@ -128,6 +133,7 @@ def _both_inputs(x: Input, y: Input) -> Input:
         min(x.low, y.low),
         max(x.high, y.high),
         x.whole and y.whole,
+        x.floating,
         max(x.rank, y.rank),
         _smallest(x.different, y.different),
     )

@@ -32,6 +32,8 @@ U8 = QType("u8", 0, 255, False)
 class Listed:
     """A data set held in memory."""
 
+    generated = False
+
     def __init__(self, *samples: object) -> None:
         self.samples = [np.array(s, np.float32).reshape(-1, 4) for s in samples]
 
