@@ -138,7 +138,7 @@ class _Bench:
         ranges = tuning.ranges
         if ranges.estimator == "max":  # a calibration for a search sees all that this needs as well
             ranges = replace(ranges, estimator="mse")
-        key = f"{id(part)} {needs_of(self._matched.plan, ranges)}"
+        key = f"{id(part)} {tuning.bias.method == 'none'} {needs_of(self._matched.plan, ranges)}"
         if key not in self._ranges:
             self._ranges[key] = observe(self._matched, part, replace(tuning, ranges=ranges), self._trace)
         return self._ranges[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from potc.data.dataset import Dataset
 from potc.data.kept import KeptSamples
 from potc.data.source import open_samples
 from potc.evaluate.kernels import KernelShare, kernel_share, load
-from potc.evaluate.verify import SAMPLES, Verification, verify
+from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
 from potc.graph.model import Model
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
@@ -22,13 +23,13 @@ from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
-from potc.quantize.calibrate import calibrate
+from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params, solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
-from potc.quantize.ranges import Ranges
+from potc.quantize.ranges import Ranges, check_fit, read_ranges
 from potc.quantize.scopes import Scopes, scoped_nodes
 from potc.quantize.solve import solve
 from potc.quantize.tuning import Tuning
@@ -38,8 +39,9 @@ from potc.quantize.tuning import Tuning
 class Job:
     """What is to be compiled: the words of the command line. ``data`` None: generated samples, for trying out only.
 
-    ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the compiled
-    model is compared with the float model.
+    ``seed``: draws the samples, which are spread evenly without it; ``ranges``: a file of saved ranges, which replaces
+    calibration; ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the
+    compiled model is compared with the float model.
     """
 
     model: str
@@ -49,6 +51,8 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
     samples: int | None = None
+    seed: int | None = None
+    ranges: str | None = None
     externs: tuple[str, ...] = ()
     preset: str = ""
     checked: int = SAMPLES
@@ -65,7 +69,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """Everything that a compile produced, and what it was made from."""
+    """Everything that a compile produced, and what it was made from. ``prepared``: the float model that the plan speaks of."""
 
     job: Job
     program: Program
@@ -78,18 +82,20 @@ class Compilation:
     verification: Verification
     share: KernelShare
     samples: Dataset
+    prepared: Model
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All files that were read: the model and its external data, rule files with their Python files, samples."""
-        return tuple(dict.fromkeys((*self.model.files, *self.program.sources, *self.samples.files)))
+        """All files that were read: the model and its external data, rule files with their Python files, samples, ranges."""
+        ranges = () if self.job.ranges is None else (self.job.ranges,)
+        return tuple(dict.fromkeys((*self.model.files, *self.program.sources, *self.samples.files, *ranges)))
 
 
 def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     """Compiles a model. Writes nothing. Raises Rejected where the rules, the model or the samples are at fault."""
     trace = trace or Trace()
     matched = match_model(job, trace)
-    return finish(matched, observe(matched, matched.samples, job.tuning, trace), job.tuning, trace)
+    return finish(matched, known_ranges(matched, job, trace), job.tuning, trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +117,22 @@ def match_model(job: Job, trace: Trace) -> Matched:
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
     model = read_model(job.model)
-    samples = KeptSamples(open_samples(job.data, model, job.samples), job.checked)
+    samples = KeptSamples(open_samples(job.data, model, job.samples, job.seed), job.checked)
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
     snapshot = take_snapshot(prepared.proto)
     plan = solve(program, snapshot, scoped_nodes(job.scopes, model, changes, snapshot))
     return Matched(job, program, model, samples, prepared, changes, plan)
+
+
+def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:
+    """Those of the file that the job names, else measured ones. Raises Rejected where saved ranges do not fit."""
+    if job.ranges is None:
+        return observe(matched, matched.samples, job.tuning, trace)
+    saved = read_ranges(job.ranges)
+    check_fit(saved, wanted_ranges(matched.prepared, matched.plan, job.tuning.ranges), job.ranges)
+    return saved
 
 
 def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) -> Ranges:
@@ -146,6 +161,8 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
         compiled,
         matched.samples,
         job.checked,
+        # Noise has other ranges than the samples that saved ranges come from: how it is clipped says nothing.
+        floor_db=-math.inf if job.ranges is not None and matched.samples.generated else DEAD_DB,
         simulate=not saturates(program),
         opened=loaded and loaded.session,
         plan=plan,
@@ -153,8 +170,10 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
     )
     share = kernel_share(compiled, plan, loaded)
     job = replace(job, tuning=tuning)
-    changes, samples = matched.changes, matched.samples
-    return Compilation(job, program, model, changes, plan, ranges, params, compiled, verification, share, samples)
+    changes, samples, prepared = matched.changes, matched.samples, matched.prepared
+    return Compilation(
+        job, program, model, changes, plan, ranges, params, compiled, verification, share, samples, prepared
+    )
 
 
 def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:

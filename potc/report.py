@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from potc import __version__
+from potc.choose import Choice
 from potc.compiler import Compilation
+from potc.data.dataset import digest_of
+from potc.evaluate.judge import Score
 from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
 from potc.language.lattice import spell
@@ -118,6 +121,27 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """One setting: what differs from what was asked for; its score on held-back samples, None where it was not possible."""
+
+    changed: tuple[str, ...]
+    kept: bool
+    score: Score | None
+    failed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """All settings that were tried, calibrated on ``calibrated`` samples and judged on ``held_back`` others. ``simulated``:
+    in float arithmetic between the quantizers, not on this host's kernels."""
+
+    tried: tuple[Tried, ...]
+    calibrated: int
+    held_back: int
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Equal compiles give equal reports: no times, no absolute paths."""
 
@@ -129,7 +153,10 @@ class Report:
     rules_digest: str
     preset: str
     tuning: dict[str, Any]
+    choice: Chosen | None
     samples: int
+    seed: int | None
+    samples_digest: str
     generated: bool
     bytes_before: int
     bytes_after: int
@@ -151,8 +178,8 @@ class Report:
         return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def report(compilation: Compilation) -> Report:
-    """Everything worth telling about a compile."""
+def report(compilation: Compilation, choice: Choice | None = None) -> Report:
+    """Everything worth telling about a compile. ``choice``: how its settings were found."""
     job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
     return Report(
         versions={"potc": __version__, **{p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}},
@@ -161,10 +188,13 @@ def report(compilation: Compilation) -> Report:
         device=program.device,
         features=dict(program.features),
         rules_digest=program.digest,
-        preset=job.tuning.ranges.preset,
+        preset=job.preset or job.tuning.ranges.preset,
         tuning=asdict(job.tuning),
+        choice=choice and _chosen(choice),
         samples=len(compilation.samples),
-        generated=compilation.samples.generated,
+        seed=job.seed,
+        samples_digest=digest_of(compilation.samples.chosen),
+        generated=compilation.samples.generated and job.ranges is None,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
         bytes_after=len(compilation.compiled),
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
@@ -179,6 +209,11 @@ def report(compilation: Compilation) -> Report:
         warnings=tuple(_warnings(compilation)),
         inputs=tuple(_inputs(compilation)),
     )
+
+
+def _chosen(choice: Choice) -> Chosen:
+    tried = (Tried(t.changed, i == choice.best, t.score, t.failed) for i, t in enumerate(choice.tries))
+    return Chosen(tuple(tried), choice.calibrated, choice.held_back, choice.simulated)
 
 
 def _inputs(compilation: Compilation) -> Iterator[str]:

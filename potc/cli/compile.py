@@ -12,11 +12,14 @@ import click
 
 from potc.cli.depfile import depfile
 from potc.cli.options import color_option, format_option
+from potc.cli.presets import bias_of, check_preset, effort
+from potc.cli.range_options import range_options, range_settings
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import reject
 
 if TYPE_CHECKING:
-    from potc.compiler import Compilation, Job
+    from potc.choose import Choice
+    from potc.compiler import Compilation, Job, Trace
     from potc.quantize.tuning import Tuning
     from potc.report import Report
 
@@ -30,6 +33,7 @@ class Outputs:
 
     model: str
     plan: str | None
+    ranges: str | None
     report: str | None
     depfile: str | None
     depfile_target: str | None
@@ -38,7 +42,7 @@ class Outputs:
     def files(self) -> tuple[str, ...]:
         """The files to be written, the model last: when it is there, everything else is."""
         model = None if self.model == STANDARD_OUTPUT else self.model
-        return tuple(f for f in (self.plan, self.report, self.depfile, model) if f is not None)
+        return tuple(f for f in (self.plan, self.ranges, self.report, self.depfile, model) if f is not None)
 
     def check(self, inputs: tuple[str, ...]) -> None:
         """Refuses before any work what can't be written, and what would destroy an input. Raises Rejected."""
@@ -68,8 +72,7 @@ class Outputs:
 @click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
 @click.option("--data", metavar="FILE", help="Calibration samples: .npz, arrays named like the inputs.")
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
-@click.option("--preset", type=click.Choice(["performance", "mixed", "accuracy"]), default="mixed", show_default=True)
-@click.option("--range-estimator", "estimator", type=click.Choice(["max", "mean"]), default="max", show_default=True)
+@range_options
 @click.option(
     "--bias-correction",
     type=click.Choice(["none", "fast", "sequential"]),
@@ -77,7 +80,6 @@ class Outputs:
     show_default=True,
     help="How biases take over what rounding shifts.",
 )
-@click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
 @click.option(
     "--float", "names", metavar="NAME", multiple=True, help="Keep nodes in float; * stands for any characters."
 )
@@ -110,14 +112,16 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     """
     session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
     _refuse_empty(words)
+    check_preset(words)
     rules = chosen_rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
-    outputs = Outputs(output, words["plan"], words["report"], words["depfile"], words["depfile_target"])
+    ranges = words["save_ranges"]
+    outputs = Outputs(output, words["plan"], ranges, words["report"], words["depfile"], words["depfile_target"])
     if outputs.depfile and output == STANDARD_OUTPUT and not outputs.depfile_target:
         raise click.UsageError("--depfile with -o - needs --depfile-target")
     if terminal.as_json and output == STANDARD_OUTPUT:
         raise click.UsageError("--format json and -o - both want standard output")
-    outputs.check(tuple(f for f in (words["model"], words["data"], rules, *words["externs"]) if f))
+    outputs.check(tuple(f for f in (words["model"], words["data"], words["ranges"], rules, *words["externs"]) if f))
     return _compile(_job(rules, words), outputs, terminal)
 
 
@@ -153,17 +157,18 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         settings=dict(setting(s) for s in words["settings"]),
         tuning=_tuning(words),
         samples=words["samples"],
+        seed=words["seed"],
+        ranges=words["ranges"],
         externs=words["externs"],
         scopes=Scopes(words["names"], words["operators"], words["between"]),
+        **effort(words["preset"]),
     )
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:
-    from potc.quantize.tuning import BiasSettings, RangeSettings, Tuning
+    from potc.quantize.tuning import BiasSettings, Tuning
 
-    return Tuning(
-        ranges=RangeSettings(words["preset"], words["estimator"]), bias=BiasSettings(words["bias_correction"])
-    )
+    return Tuning(ranges=range_settings(words), bias=BiasSettings(bias_of(words)))
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -177,15 +182,15 @@ def setting(text: str) -> tuple[str, str]:
 def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
     from potc.cli.progress import watching
     from potc.cli.summary import summary
-    from potc.compiler import Trace, compile_model
+    from potc.compiler import Trace
     from potc.report import report
 
     with watching(terminal) as (stage, progress):
-        compilation = compile_model(job, Trace(stage, progress))
+        compilation, choice = _compiled(job, Trace(stage, progress))
     if not compilation.verification.ok:
         return _failed_verification(compilation, terminal)
     outputs.check(compilation.inputs)
-    told = report(compilation)
+    told = report(compilation, choice)
     _write(outputs, compilation, told, terminal)
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))
@@ -194,8 +199,27 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
     return 0
 
 
+def _compiled(job: Job, trace: Trace) -> tuple[Compilation, Choice | None]:
+    """With the job's own settings, or with the best of a few."""
+    if job.preset == "auto":
+        from potc.choose import choose
+
+        return choose(job, trace)
+    from potc.compiler import compile_model
+
+    return compile_model(job, trace), None
+
+
 def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
-    """A model that potc itself finds wrong is never written: that is a bug, not the user's fault."""
+    """A model that potc itself finds wrong is never written. That is a bug, unless ranges were chosen that cut its values off."""
+    from potc.quantize.tuning import RangeSettings
+
+    settings = compilation.job.tuning.ranges
+    if [c.name for c in compilation.verification.failed] == ["alive"] and settings != RangeSettings(settings.preset):
+        message = (
+            f"the compiled model answers nothing like the float model ({compilation.verification.failed[0].detail})"
+        )
+        raise reject("dead-output", message, help="the chosen ranges cut off too much: try --range-estimator max")
     terminal.complain("internal error: the compiled model failed its verification; nothing was written")
     for check in compilation.verification.failed:
         terminal.complain(f"  {check.name}: {check.detail}")
@@ -213,6 +237,8 @@ def _write(outputs: Outputs, compilation: Compilation, told: Report, terminal: T
     files: dict[str, bytes] = {}
     if outputs.plan:
         files[outputs.plan] = plan_to_json(compilation.plan).encode()
+    if outputs.ranges:
+        files[outputs.ranges] = compilation.ranges.to_json().encode()
     if outputs.report:
         files[outputs.report] = told.to_json().encode()
     if outputs.depfile:

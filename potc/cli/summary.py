@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from potc.diagnostics.render_text import escaped
-from potc.report import FloatNode, KernelUse, Report, RuleUse
+from potc.report import FloatNode, KernelUse, Report, RuleUse, Tried
 
 GENERATED = (
     "no --data: calibrated on generated samples. Good for trying out, not for use: real inputs have other ranges.\n"
@@ -19,6 +19,9 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     names = f"{escaped(report.model)} -> {escaped(output)}"
     lines = [f"{names}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
     lines += _figures(report)
+    if report.choice is not None:
+        title = f"settings tried, by SQNR over {report.choice.held_back} samples that were held back"
+        lines += _table(title, [_tried_row(t) for t in report.choice.tried])
     lines += _table("kernels", _use_rows(report.rule_uses))
     lines += _table("rewrites before", _use_rows(report.rewrites))
     if verbose:
@@ -41,9 +44,15 @@ def _figures(report: Report) -> Iterator[str]:
     weighted = f"{share.weighted_integer} of {share.weighted} nodes with weights"
     yield f"  integer    {weighted}, {share.integer} of {share.quantizable} nodes in kernels, as onnxruntime runs them"
     told = ", ".join(f"{escaped(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
-    yield f"  SQNR       {told} over {verified.samples} samples, against the float model"
+    counted = "1 sample" if verified.samples == 1 else f"{verified.samples} samples"
+    yield f"  SQNR       {told} over {counted}, against the float model"
     if narrowed.scales:
         yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
+
+
+def _tried_row(tried: Tried) -> tuple[str, ...]:
+    score = tried.failed if tried.score is None else f"{tried.score.mean_db:.1f} dB"
+    return ("*" if tried.kept else " ", score, "; ".join(tried.changed) or "as given")
 
 
 def _use_rows(uses: Sequence[RuleUse]) -> list[tuple[str, ...]]:
