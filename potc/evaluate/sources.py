@@ -1,4 +1,4 @@
-"""Where rounding noise enters a model, and two float models made to watch it: one that makes it, one that is disturbed by it.
+"""Where rounding noise enters a model, and two models made to watch it: one that makes it, one that is disturbed by it.
 
 A source is a kernel of the plan (its weights, its bias, and how its results are stored), or a stored tensor that no kernel
 makes. Each quantizer and constant of the plan belongs to exactly one source, so the noise of all sources is all noise.
@@ -6,14 +6,13 @@ makes. Each quantizer and constant of the plan belongs to exactly one source, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from potc.graph.snapshot import outer_reads
-from potc.quantize.params import Params, dequantize
 from potc.quantize.plan import Insertion, Kernel, Plan
 
 
@@ -106,48 +105,65 @@ class _Readers:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A float model that also computes each source's tensors from rounded constants.
+    """A compiled model that also computes what each source would make of the same inputs without rounding.
 
-    ``given``: outputs that hold a point's tensor in float; ``rounded``: with the constants of its own kernel, and no others,
-    rounded. By tensor; both are the same output where the source has no constants.
+    ``real``: the tensor that a point's readers read; ``exact``: the same with the source's own constants and results in float.
     """
 
     model: bytes
-    given: Mapping[str, str]
-    rounded: Mapping[str, str]
+    real: Mapping[Point, str]
+    exact: Mapping[Point, str]
 
 
-def watched(proto: onnx.ModelProto, plan: Plan, params: Params, sources: tuple[Source, ...]) -> Watched:
-    """Kernels with constants stand in the model twice: as they are, and with what their codes mean."""
+def watched(compiled: bytes, prepared: onnx.ModelProto, plan: Plan, sources: tuple[Source, ...]) -> Watched:
+    """Kernels with constants stand in the model twice: as they are, and with the constants of the ``prepared`` float model."""
+    proto = onnx.ModelProto.FromString(compiled)
     nodes = {node.name: node for node in proto.graph.node}
-    prefix = _free(proto, "rounded")
+    stored = {t.name: t for t in prepared.graph.initializer}
+    maker = {name: (n.name, port) for n in prepared.graph.node for port, name in enumerate(n.output) if name}
+    prefix = _free(proto, "exact")
     more = onnx.ModelProto()
-    given = {p.tensor: p.tensor for s in sources for p in s.points}
-    rounded = dict(given)
+    real: dict[Point, str] = {}
+    exact: dict[Point, str] = {}
     for number, source in enumerate(sources):
-        if source.kernel is None or not source.constants:
-            continue
         names: dict[str, str] = {}
         ports: dict[tuple[str, int], str] = {}
         for index in source.constants:
             constant = plan.constants[index]
-            name = ports[constant.node, constant.port] = f"{prefix}/{number}/constant/{index}"
-            values = dequantize(params.codes[index], params.constants[index])
-            more.graph.initializer.append(numpy_helper.from_array(values, name))
-        order = [node.name for node in proto.graph.node if node.name in set(source.kernel.nodes)]
-        for node in (nodes[name] for name in order):
-            copy = NodeProto()
+            tensor = more.graph.initializer.add()
+            tensor.CopyFrom(stored[constant.tensor])
+            tensor.name = ports[constant.node, constant.port] = f"{prefix}/{number}/constant/{index}"
+        copied = source.kernel.nodes if source.kernel and source.constants else ()
+        for node in (node for node in proto.graph.node if node.name in copied):
+            copy = more.graph.node.add()
             copy.CopyFrom(node)
             copy.name = f"{prefix}/{number}/{node.name}"
             copy.input[:] = [ports.get((node.name, p), names.get(t, t)) for p, t in enumerate(node.input)]
             names.update((t, f"{prefix}/{number}/{t}") for t in node.output if t)
             copy.output[:] = [names.get(t, "") for t in node.output]
-            more.graph.node.append(copy)
-        rounded.update((p.tensor, names[p.tensor]) for p in source.points)
-    declared = {v.name for v in (*proto.graph.input, *proto.graph.output)}
-    exposed = [n for n in dict.fromkeys((*given.values(), *rounded.values())) if n not in declared]
-    more.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in exposed)
-    return Watched(proto.SerializeToString() + more.SerializeToString(), given, rounded)
+        for point in source.points:
+            node, port = maker.get(point.tensor, ("", 0))
+            made = nodes[node].output[port] if node else point.tensor  # what the node makes before it is stored
+            exact[point] = names.get(made, made)
+            real[point] = point.tensor
+            if point.readers:
+                reader, port = point.readers[0]
+                real[point] = nodes[reader].input[port]
+    more.graph.output.extend(_exposed(proto, (*real.values(), *exact.values())))
+    return Watched(compiled + more.SerializeToString(), real, exact)
+
+
+def exposing(proto: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """The model, serialized, with these tensors of its graph as outputs, too."""
+    more = onnx.ModelProto()
+    more.graph.output.extend(_exposed(proto, names))
+    return proto.SerializeToString() + more.SerializeToString()
+
+
+def _exposed(proto: onnx.ModelProto, names: Iterable[str]) -> Iterator[onnx.ValueInfoProto]:
+    """An output for each that is not an input or output of the model already."""
+    known = {v.name for v in (*proto.graph.input, *proto.graph.output)}
+    yield from (helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names) if name not in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +225,6 @@ def _sorted(nodes: list[NodeProto], known: set[str]) -> list[NodeProto]:
                 if waiting[reader] == 0:
                     ready.append(reader)
     return [NodeProto.FromString(nodes[i].SerializeToString()) for i in ready]
-
-
-def compiled_name(point: Point, compiled: onnx.ModelProto) -> str:
-    """What a point's readers read in the compiled model."""
-    if point.readers:
-        wanted, port = point.readers[0]
-        return next(node.input[port] for node in compiled.graph.node if node.name == wanted)
-    return point.tensor
 
 
 def _free(proto: onnx.ModelProto, word: str) -> str:
