@@ -15,9 +15,12 @@ from potc import __version__
 from potc.choose import Choice
 from potc.compiler import Compilation
 from potc.data.dataset import digest_of
+from potc.evaluate.account import account
 from potc.evaluate.judge import Score
+from potc.evaluate.layers import Layers, layers
 from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
+from potc.execute.session import SessionError
 from potc.language.lattice import spell
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Kernel, Left
@@ -143,7 +146,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Equal compiles give equal reports: no times, no absolute paths."""
+    """Equal compiles give equal reports: no times, no absolute paths. ``layers``: None where nobody asked for them."""
 
     versions: dict[str, str]
     model: str
@@ -166,6 +169,7 @@ class Report:
     share: Share
     narrowed: Narrowed
     verification: Verified
+    layers: Layers | None
     activations: tuple[Format, ...]
     constants: tuple[Format, ...]
     stayed_float: tuple[FloatNode, ...]
@@ -178,8 +182,18 @@ class Report:
         return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def report(compilation: Compilation, choice: Choice | None = None) -> Report:
-    """Everything worth telling about a compile. ``choice``: how its settings were found."""
+def layers_of(compilation: Compilation) -> Layers | str:
+    """What each layer costs, from a few more runs of both models; or why that can't be told."""
+    c = compilation
+    try:
+        accounts = account(c.prepared, c.plan, c.params, c.compiled, c.samples)
+    except SessionError as error:  # doubled kernels can be more than one file holds
+        return f"layers can't be accounted for: {error}"
+    return layers(accounts, c.plan, c.params, c.ranges, c.changes)
+
+
+def report(compilation: Compilation, accounted: Layers | str | None = None, choice: Choice | None = None) -> Report:
+    """Everything worth telling about a compile. ``accounted``: of ``layers_of``; ``choice``: how its settings were found."""
     job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
     return Report(
         versions={"potc": __version__, **{p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}},
@@ -203,10 +217,11 @@ def report(compilation: Compilation, choice: Choice | None = None) -> Report:
         share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
         narrowed=_narrowed(compilation),
         verification=_verified(compilation.verification),
+        layers=None if isinstance(accounted, str) else accounted,
         activations=tuple(_activations(compilation)),
         constants=tuple(_constants(compilation)),
         stayed_float=tuple(_float_node(left) for left in plan.left),
-        warnings=tuple(_warnings(compilation)),
+        warnings=(*_warnings(compilation), *([accounted] if isinstance(accounted, str) else [])),
         inputs=tuple(_inputs(compilation)),
     )
 

@@ -183,14 +183,18 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
     from potc.cli.progress import watching
     from potc.cli.summary import summary
     from potc.compiler import Trace
-    from potc.report import report
+    from potc.report import layers_of, report
 
     with watching(terminal) as (stage, progress):
         compilation, choice = _compiled(job, Trace(stage, progress))
+        asked = compilation.verification.ok and (outputs.report is not None or terminal.verbose)
+        if asked:
+            stage("account")
+        accounted = layers_of(compilation) if asked else None
     if not compilation.verification.ok:
         return _failed_verification(compilation, terminal)
     outputs.check(compilation.inputs)
-    told = report(compilation, choice)
+    told = report(compilation, accounted, choice)
     _write(outputs, compilation, told, terminal)
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))

@@ -16,6 +16,7 @@ STAGES = {
     "solve": "solving scales",
     "lower": "writing integers",
     "verify": "verifying",
+    "account": "accounting for the error",
 }
 
 Stage = Callable[[str], None]

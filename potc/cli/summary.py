@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from potc.cli.layers import layer_rows, layers_title
 from potc.diagnostics.render_text import escaped
 from potc.report import FloatNode, KernelUse, Report, RuleUse, Tried
 
@@ -25,6 +26,8 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     lines += _table("kernels", _use_rows(report.rule_uses))
     lines += _table("rewrites before", _use_rows(report.rewrites))
     if verbose:
+        if report.layers is not None:
+            lines += _table(layers_title(report.layers), list(layer_rows(report.layers)))
         lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
     rows = list(float_rows(report.stayed_float, grouped=not verbose))
     shown = rows if verbose else rows[:LISTED]
