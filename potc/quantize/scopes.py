@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-import networkx as nx
 
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
@@ -135,6 +134,8 @@ def _spelled(value: Any) -> str:
 def _between(names: _Names, first: str, last: str, snapshot: Snapshot) -> frozenset[int]:
     """Descendants of one end that are ancestors of the other, the ends included."""
     starts, ends = names.end(first), names.end(last)
+    import networkx as nx  # slow to import, and most compiles name no region
+
     graph = nx.DiGraph(snapshot.graph)
     after = starts.union(*(nx.descendants(graph, n) for n in starts))
     before = ends.union(*(nx.ancestors(graph, n) for n in ends))
