@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
 from potc.graph.snapshot import Snapshot, operator
