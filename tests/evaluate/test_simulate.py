@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 from test_saturate import HOST_SATURATES
 
-from potc.compiler import Compilation, Job, compile_model, opset_for, prepare, weights
+from potc.compiler import Compilation, Job, compile_model, opset_for, weights
 from potc.data.kept import some
 from potc.evaluate.measures import Sqnr
 from potc.evaluate.saturate import Unfit
@@ -55,7 +55,7 @@ class Case:
 def case(job: Job) -> Case:
     found = compile_model(job)
     plan = replace(found.plan, constants=tuple(replace(c, lanes=()) for c in found.plan.constants))
-    prepared, _ = prepare(found.model, found.program)
+    prepared = found.prepared
     params = solve_params(plan, found.ranges, weights(prepared, plan), job.tuning)
     unsafe = serialize(lower(raise_opset(prepared, opset_for(params)), plan, params))
     return Case(found, unsafe)
