@@ -75,7 +75,7 @@ class Outputs:
 @range_options
 @click.option(
     "--bias-correction",
-    type=click.Choice(["none", "fast", "sequential"]),
+    type=click.Choice(["none", "fast"]),
     default="fast",
     show_default=True,
     help="How biases take over what rounding shifts.",

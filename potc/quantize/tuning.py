@@ -11,7 +11,7 @@ WEIGHT_ESTIMATORS = ("max", "quantile", "mse")
 STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
 AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator")
 OUTLIER_PROB = 1e-4
-BIAS_METHODS = ("none", "fast", "sequential")
+BIAS_METHODS = ("none", "fast")
 ROUNDINGS = ("nearest", "leveled")
 
 
