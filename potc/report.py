@@ -22,6 +22,7 @@ from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
 from potc.execute.session import SessionError
 from potc.language.lattice import spell
+from potc.quantize.doubts import doubts
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Kernel, Left
 from potc.shipped import shipped_rules
@@ -208,7 +209,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         samples=len(compilation.samples),
         seed=job.seed,
         samples_digest=digest_of(compilation.samples.chosen),
-        generated=compilation.samples.generated and job.ranges is None,
+        generated=compilation.ranges.generated,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
         bytes_after=len(compilation.compiled),
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
@@ -246,6 +247,7 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
     if not compilation.plan.kernels:
         yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
     yield from (n.overflow for n in compilation.params.narrowing.values() if n.overflow)
+    yield from doubts(compilation.plan, compilation.ranges, compilation.params)
 
 
 def _verified(found: Verification) -> Verified:

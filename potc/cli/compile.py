@@ -215,15 +215,9 @@ def _compiled(job: Job, trace: Trace) -> tuple[Compilation, Choice | None]:
 
 
 def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
-    """A model that potc itself finds wrong is never written. That is a bug, unless ranges were chosen that cut its values off."""
-    from potc.quantize.tuning import RangeSettings
-
-    settings = compilation.job.tuning.ranges
-    if [c.name for c in compilation.verification.failed] == ["alive"] and settings != RangeSettings(settings.preset):
-        message = (
-            f"the compiled model answers nothing like the float model ({compilation.verification.failed[0].detail})"
-        )
-        raise reject("dead-output", message, help="the chosen ranges cut off too much: try --range-estimator max")
+    """A model that potc itself finds wrong is never written. That is a bug, unless its samples or settings explain it."""
+    if [c.name for c in compilation.verification.failed] == ["alive"]:
+        _explain_dead_output(compilation)
     terminal.complain("internal error: the compiled model failed its verification; nothing was written")
     for check in compilation.verification.failed:
         terminal.complain(f"  {check.name}: {check.detail}")
@@ -231,6 +225,24 @@ def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
         "  this is a bug in potc; report it together with the rule file and the kinds of nodes in the model"
     )
     return BUG
+
+
+def _explain_dead_output(compilation: Compilation) -> None:
+    """Raises Rejected where the ranges leave nothing of the values, and that is not potc's choice."""
+    from potc.quantize.doubts import faint_tensors, lone_samples
+    from potc.quantize.tuning import RangeSettings
+
+    settings, ranges = compilation.job.tuning.ranges, compilation.ranges
+    faint = faint_tensors(compilation.plan, ranges, compilation.params)
+    if faint:
+        message = f"`{faint[0]}` stays so close to 0 that no scale can tell its values apart, and the outputs need them"
+        help_ = "scale the model, or keep what makes the tensor in float: --float"
+        raise reject("range-too-small", message, node=faint[0], help=help_)
+    message = f"the compiled model answers nothing like the float model ({compilation.verification.failed[0].detail})"
+    if settings != RangeSettings(settings.preset):
+        raise reject("dead-output", message, help="the chosen ranges cut off too much: try --range-estimator max")
+    for reason in lone_samples(ranges.by_tensor):
+        raise reject("dead-output", message, help=reason)
 
 
 def _write(outputs: Outputs, compilation: Compilation, told: Report, terminal: Terminal) -> None:

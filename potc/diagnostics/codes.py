@@ -225,6 +225,10 @@ _QUANTIZE = {
         "Narrow the weights' range, or check the `accum` statements.",
     ),
     "bias-overflow": ("A bias does not fit into its derived scale.", "Let the bias stay float by `| none`."),
+    "range-too-small": (
+        "The values of a tensor are so close to 0 that no scale can tell them apart, and the outputs depend on them.",
+        "Scale the model so that its tensors are near 1, or keep the tensor's nodes in float.",
+    ),
     "dead-output": (
         "With the ranges that were chosen, the outputs of the compiled model have nothing to do with the float model's.",
         "Choose ranges that cut off less, or calibrate with samples like those that are verified.",

@@ -7,12 +7,16 @@ docs/decisions/0021-range-estimators.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from potc.quantize.estimators import growth
 from potc.quantize.numbers import QuantParams
+from potc.quantize.params import Params
 from potc.quantize.plan import Plan
 from potc.quantize.ranges import Ranges
+from potc.quantize.scale import ROUNDING, SMALLEST_SCALE
 from potc.quantize.seen import Input, Seen
 from potc.quantize.statistic import MAX, MIN, Statistic
 
@@ -27,23 +31,48 @@ UNSCALED = 64.0  # the first tensors behind pictures of 0 to 255 that a model do
 FAINT = 1 / 128  # pictures that were divided by 255 twice stay below it
 CUT_OFF = 0.01  # share of a tensor's values that lies outside of its range
 FAR = 8.0  # the largest value is so many times the quantile that leaves 0.01 % outside
+STEPS = 16  # codes that a tensor takes at least, if anything of it is to be left
 FIRST = 3  # tensors that are looked at behind the inputs
 
 
-def doubts(plan: Plan, ranges: Ranges, activations: Sequence[QuantParams]) -> Iterator[str]:
-    """Sentences without a final period. ``activations``: the numbers of each quantizer, by its id."""
+def doubts(plan: Plan, ranges: Ranges, params: Params) -> Iterator[str]:
+    """Sentences without a final period. ``params``: what became of the ranges."""
     statistics = {t: ranges.by_tensor[t] for t in plan.observed if t in ranges.by_tensor}
     samples = max((s.samples for s in statistics.values()), default=0)
     unseen = [t for t, s in statistics.items() if not s.samples]
     if unseen:
         yield f"no sample reached {_listed(unseen)}: what is not seen has no range, so it gets that of 0 to 1"
+    if faint := faint_tensors(plan, ranges, params):
+        yield f"{_listed(faint)} stays so close to 0 that its codes are 0, or nearly so: no scale is smaller than 2**-63"
     if ranges.generated or not samples:
         return
     seen = {t: s for t, s in statistics.items() if s.samples}
     yield from _samples(seen, ranges.seen, samples)
     yield from _inputs(seen, ranges.seen)
     yield from _outputs(ranges.seen)
-    yield from _tensors(plan, seen, ranges.seen, activations)
+    yield from _tensors(plan, seen, ranges.seen, params.activations)
+
+
+def faint_tensors(plan: Plan, ranges: Ranges, params: Params) -> list[str]:
+    """Tensors that hold something else than 0, of which the smallest possible scale leaves next to nothing."""
+    found: list[str] = []
+    for quantizer in plan.quantizers:
+        scale = params.activations[quantizer.id].scale
+        for tensor in quantizer.observed:
+            statistic = ranges.by_tensor.get(tensor)
+            reach = max(-statistic.min, statistic.max) if statistic is not None and statistic.samples else 0.0
+            if _smallest(scale) and 0 < reach < STEPS * float(scale.max()):
+                found.append(tensor)
+    for constant, numbers, codes in zip(plan.constants, params.constants, params.codes, strict=True):
+        steps = np.abs(codes.astype(np.float64)).max(initial=0.0)
+        # A tensor of zeros has a scale like any other.
+        if not constant.factors and numbers.qtype.symmetric and _smallest(numbers.scale) and steps < STEPS:
+            found.append(constant.tensor)
+    return found
+
+
+def _smallest(scale: np.ndarray) -> bool:
+    return bool(scale.max(initial=0.0) <= SMALLEST_SCALE * (1 + ROUNDING))
 
 
 def _samples(seen: dict[str, Statistic], ends: Seen, samples: int) -> Iterator[str]:
@@ -106,13 +135,7 @@ def _tensors(plan: Plan, seen: dict[str, Statistic], ends: Seen, activations: Se
     constant = [t for t, s in seen.items() if s.samples > 1 and s.min == s.max and t not in ends.inputs]
     if constant:
         yield f"{_listed(constant)} never changed in any sample"
-    alone = [(r, t) for t, s in seen.items() if (r := _alone(s)) > ALONE]
-    if alone:
-        ratio, tensor = max(alone)
-        yield (
-            f"one sample alone makes the range of {_listed([t for _, t in alone])} up to {ratio:.3g} times as wide"
-            f" (`{tensor}`): leave it out, or try --range-estimator default"
-        )
+    yield from lone_samples(seen)
     far = [(r, t) for t, s in seen.items() if (r := _far(s)) > FAR]
     if far:
         yield f"the largest value of {_listed([t for _, t in far])} is up to {max(far)[0]:.3g} times its 99.99 % quantile"
@@ -120,6 +143,17 @@ def _tensors(plan: Plan, seen: dict[str, Statistic], ends: Seen, activations: Se
     if cut:
         share, tensor = max(cut)
         yield f"{100 * share:.1f} % of the values of `{tensor}` lie outside of its range ({len(cut)} tensors above 1 %)"
+
+
+def lone_samples(seen: Mapping[str, Statistic]) -> Iterator[str]:
+    """What is to be told where one sample decides how wide ranges are."""
+    alone = [(r, t) for t, s in seen.items() if (r := _alone(s)) > ALONE]
+    if alone:
+        ratio, tensor = max(alone)
+        yield (
+            f"one sample alone makes the range of {_listed([t for _, t in alone])} up to {ratio:.3g} times as wide"
+            f" (`{tensor}`): leave it out, or try --range-estimator percentile"
+        )
 
 
 def _alone(statistic: Statistic) -> float:

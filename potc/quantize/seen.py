@@ -112,7 +112,8 @@ def _output(array: np.ndarray) -> Output:
 
 
 def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+    unsigned = array + np.zeros((), array.dtype) if array.dtype.kind == "f" else array  # -0.0 is 0.0
+    return zlib.crc32(np.ascontiguousarray(unsigned).tobytes())
 
 
 def merge_seen(a: Seen, b: Seen) -> Seen:

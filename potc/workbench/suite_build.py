@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,10 @@ class Samples:
     samples: tuple[Mapping[str, np.ndarray], ...]
     files: tuple[str, ...] = ()
     generated: bool = True
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        return range(len(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from test_cases import model_from_text
 
 from potc.cli.layers import layer_rows, layers_title
-from potc.compiler import Job, Trace, finish, known_ranges, match_model, opset_for, with_room
+from potc.compiler import Job, Trace, finish, known_ranges, match_model, opset_for
 from potc.data.kept import some
 from potc.evaluate.account import Accounts, account
 from potc.evaluate.layers import layers
@@ -53,7 +53,7 @@ def made(text: str, folder: Path, change: Callable[[Plan, Params], Params] = lam
     path = folder / "model.onnx"
     onnx.save(model_from_text(text), path)
     job = Job(str(path), "cpu.rules", tuning=PLAIN, samples=16)
-    matched = with_room(match_model(job, Trace()), PLAIN)
+    matched = match_model(job, Trace())
     ranges = known_ranges(matched, job, Trace())
     prepared, plan = matched.prepared, matched.plan
     values = {t.name: numpy_helper.to_array(t) for t in prepared.proto.graph.initializer}
@@ -104,7 +104,7 @@ def test_a_planted_noisy_layer_comes_first(tmp_path: Path) -> None:
 def planned(text: str, folder: Path) -> Plan:
     path = folder / "model.onnx"
     onnx.save(model_from_text(text), path)
-    return with_room(match_model(Job(str(path), "cpu.rules", tuning=PLAIN), Trace()), PLAIN).plan
+    return match_model(Job(str(path), "cpu.rules", tuning=PLAIN), Trace()).plan
 
 
 def test_shares_of_independent_errors_add_up(tmp_path: Path) -> None:

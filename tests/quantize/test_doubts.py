@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 
 from potc.compiler import Job, Trace, match_model, observe
 from potc.language.program import QType
-from potc.quantize.doubts import doubts
+from potc.quantize.doubts import doubts, faint_tensors
 from potc.quantize.histogram import Histogram
 from potc.quantize.numbers import QuantParams
+from potc.quantize.params import Params
 from potc.quantize.plan import Origin, Plan, Quantizer
 from potc.quantize.ranges import Ranges, merge_ranges
 from potc.quantize.seen import Seen, merge_seen, see
@@ -36,7 +38,11 @@ def plan_of(*tensors: str) -> Plan:
 
 def told(seen: Seen, generated: bool = False, **statistics: Statistic) -> str:
     ranges = Ranges(statistics, seen=seen, generated=generated)
-    return "\n".join(doubts(plan_of(*statistics), ranges, [NUMBERS] * len(statistics)))
+    return "\n".join(doubts(plan_of(*statistics), ranges, numbers(len(statistics))))
+
+
+def numbers(count: int, of_each: QuantParams = NUMBERS) -> Params:
+    return Params((of_each,) * count, (), (), (), ())
 
 
 def ends(inputs: np.ndarray, outputs: np.ndarray) -> Seen:
@@ -118,6 +124,14 @@ def test_of_generated_samples_only_what_was_not_reached_is_told() -> None:
     assert "no sample reached `b`" in told(Seen(), generated=True, a=steady(2), b=Statistic())
 
 
+def test_tensors_near_nothing_are_told_and_zeros_are_not() -> None:
+    smallest = replace(NUMBERS, scale=np.array(2.0**-63, np.float32))
+    for high, expected in ((1e-30, ["a"]), (0.0, []), (1e-17, [])):
+        ranges = Ranges({"a": Statistic.of_sample(0.0, high)})
+        assert faint_tensors(plan_of("a"), ranges, numbers(1, smallest)) == expected
+        assert faint_tensors(plan_of("a"), ranges, numbers(1)) == []
+
+
 def test_what_is_seen_at_the_ends_merges_in_any_order() -> None:
     parts = [see({"x": x}, {"y": y}) for x, y in zip(NOISE[:6], ANSWERS[:6], strict=True)]
     whole = ends(NOISE[:6], ANSWERS[:6])
@@ -139,7 +153,7 @@ def doubts_about(model: Path, data: Path | dict[str, np.ndarray], folder: Path) 
         data = folder / "samples.npz"
     matched = match_model(Job(str(model), "cpu", str(data), samples=40), Trace())
     ranges = observe(matched, matched.samples, Tuning(), Trace())
-    return "\n".join(doubts(matched.plan, ranges, [NUMBERS] * len(matched.plan.quantizers)))
+    return "\n".join(doubts(replace(matched.plan, constants=()), ranges, numbers(len(matched.plan.quantizers))))
 
 
 def test_no_false_alarm_on_real_models(tmp_path: Path) -> None:
