@@ -76,9 +76,11 @@ def quantize(
                 (scratch / "out.onnx").replace(target)
             print(f"  {tool.name}: {row.get('failed') or f'{done.wall_s:.1f} s'}", file=sys.stderr, flush=True)
             subprocess.run(["rm", "-rf", str(scratch)], check=True)
-    for name, list_ in costs.items():
+    reference = [] if "failed" in rows.get(BASELINE, {}) else costs.get(BASELINE, [])
+    for name, found in costs.items():
         if "failed" not in rows[name]:
-            rows[name]["processes"] = [asdict(c) for c in list_]
+            rows[name]["processes"] = [asdict(c) for c in found]
+            rows[name]["cpu_ratios"] = [c.cpu_s / r.cpu_s for c, r in zip(found, reference, strict=False)]
     return rows
 
 

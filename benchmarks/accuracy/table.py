@@ -32,7 +32,7 @@ def page(document: Row) -> str:
     lines += ["", LEGEND.format(baseline=document["baseline"]), ""]
     lines += summary(document["models"])
     for name, model in document["models"].items():
-        lines += section(name, model, document["baseline"])
+        lines += section(name, model)
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +72,7 @@ def is_significant(found: Row) -> bool:
     return interval is not None and (interval[1] < 0 or interval[0] > 0)
 
 
-def section(name: str, model: Row, baseline: str) -> list[str]:
+def section(name: str, model: Row) -> list[str]:
     """One model."""
     plain = model["float"]
     head = f"{model['metric']} of float {100 * plain['value']:.2f}{interval(plain['interval'])}, {model['n']} samples"
@@ -83,17 +83,16 @@ def section(name: str, model: Row, baseline: str) -> list[str]:
         "| tool | kernels | simulated | vs float | p (lost/won) | same | SQNR | int | kB | time | wall | peak MB | run |"
     ]
     lines += ["|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
-    reference = model["tools"].get(baseline, {}).get("processes", [])
     failed: list[str] = []
     for tool, row in model["tools"].items():
         if "failed" in row:
             failed.append(f"- {tool} fails: {row['failed']}")
         else:
-            lines += [line(tool, row, reference)]
+            lines += [line(tool, row)]
     return [*lines, "", *failed, *([""] if failed else [])]
 
 
-def line(tool: str, row: Row, reference: list[Row]) -> str:
+def line(tool: str, row: Row) -> str:
     real, simulated, share = row["kernels"], row["simulated"], row["coverage"]
     p = f"{real['mcnemar']:.3f} ({real['lost']}/{real['won']})" if real["mcnemar"] is not None else ""
     same = f"{100 * real['agreement']:.2f}" if real["agreement"] is not None else ""
@@ -107,18 +106,17 @@ def line(tool: str, row: Row, reference: list[Row]) -> str:
         f"{real['sqnr_db']:.1f} / {simulated['sqnr_db']:.1f}",
         f"{share['integer']}/{share['products']}",
         f"{row['bytes'] / 1e3:.0f}",
-        *costs(row["processes"], reference),
+        *costs(row["processes"], row["cpu_ratios"]),
         latency(row.get("latency")),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def costs(processes: list[Row], reference: list[Row]) -> list[str]:
+def costs(processes: list[Row], ratios: list[float]) -> list[str]:
     """CPU time with its ratio to the baseline, wall time, peak memory."""
     median = {key: statistics.median(p[key] for p in processes) for key in ("cpu_s", "wall_s", "peak_mb")}
     told = f"{median['cpu_s']:.1f}"
-    if len(reference) == len(processes):
-        ratios = [p["cpu_s"] / r["cpu_s"] for p, r in zip(processes, reference, strict=True)]
+    if ratios:
         told += f" ({statistics.median(ratios):.2f}x, {min(ratios):.2f}..{max(ratios):.2f})"
     return [told, f"{median['wall_s']:.1f}", f"{median['peak_mb']:.0f}"]
 
