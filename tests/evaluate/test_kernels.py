@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potc.evaluate.kernels import kernel_share
+from potc.evaluate.kernels import integer_codes, kernel_share, load
 from potc.language.program import QType
 from potc.quantize.plan import ConstantQuantizer, Kernel, Origin, Plan
 
@@ -68,3 +68,23 @@ def test_share(compiled: bytes, plan: Plan, expected: tuple[int, int, int, int])
     found = kernel_share(compiled, plan)
     assert (found.covered, found.covered_integer, found.weighted, found.weighted_integer) == expected
     assert len(found.floating) == found.covered - found.covered_integer
+
+
+def test_what_does_not_load_is_float() -> None:
+    """``verify`` says why: here nothing may raise."""
+    broken = convolution("nowhere")
+    assert load(broken) is None
+    found = kernel_share(broken, CONV)
+    assert (found.covered, found.covered_integer, found.weighted, found.weighted_integer) == (2, 0, 1, 0)
+    assert found.floating == ("c", "r")
+
+
+def test_codes_of_a_loaded_model() -> None:
+    """The graph of one session serves verification and share; its codes are what earlier nodes computed, not weights."""
+    model_ = convolution("z0")
+    loaded = load(model_)
+    assert loaded is not None
+    assert kernel_share(model_, CONV, loaded) == kernel_share(model_, CONV)
+    codes = integer_codes(loaded.graph)
+    assert "xq" in codes
+    assert "w4" not in codes
