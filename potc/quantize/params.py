@@ -174,6 +174,13 @@ def _derived(
                 f"the scale of `{constant.tensor}` is derived from `{factor.constant.tensor}`, which has one per block"
             )
             raise reject("unsupported-type", message, node=constant.node, help="let the bias stay float by `none`")
+    factors = [(activations[i] if kind == "activation" else found[i].params).scale for kind, i in constant.factors]
+    if len({s.size for s in factors if s.ndim}) > 1:
+        counts = " and ".join(str(s.size) for s in factors if s.ndim)
+        message = f"the scale of `{constant.tensor}` is derived from {counts} scales, one for each channel"
+        raise reject(
+            "unsupported-type", message, node=constant.node, help="allow scales of channels only where none are summed"
+        )
     product = np.float64(1.0)
     for kind, index in constant.factors:
         product = product * (activations[index] if kind == "activation" else found[index].params).scale.astype(

@@ -17,6 +17,7 @@ from potc.match.cover import Finder, is_late
 from potc.match.environment import Scope
 from potc.match.joint import Joint, Member, choose_joint, ports
 from potc.match.match import Bound
+from potc.quantize.channels import one_scale
 from potc.quantize.classes import UnionFind
 from potc.quantize.constants import Unmet, constant_quantizers
 from potc.quantize.left import left_nodes
@@ -182,7 +183,8 @@ def _agree(
             if joint is None:  # the device contradicts itself about its own inputs and outputs: they stay as they are
                 continue
             raise Unmet(joint, Origin(want.rule, want.place, reason))
-    return listed(types), tuple(dict.fromkeys(origins)), apart
+    # What shares its scale with other tensors has one: their channels may be others.
+    return listed(one_scale(types) if len(members) > 1 else types), tuple(dict.fromkeys(origins)), apart
 
 
 def _kernels(problem: Problem, wishes: Wishes, through: frozenset[int]) -> tuple[Kernel, ...]:

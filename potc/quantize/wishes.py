@@ -14,6 +14,7 @@ from potc.match.cover import Finder
 from potc.match.environment import MatchEnvironment, Scope
 from potc.match.joint import Joint, JointCover, Member, ports
 from potc.match.match import Bound, is_true, why_not
+from potc.quantize.channels import on_axes, one_scale
 from potc.quantize.constants import choose_branch
 from potc.quantize.plan import Origin
 
@@ -21,7 +22,8 @@ from potc.quantize.plan import Origin
 @dataclass(frozen=True, slots=True)
 class Want:
     """What one part of a device wants of a tensor. ``types`` empty: float; ``none``: float will do as well; ``derived``: its
-    scale would be the product of others, which only a constant's can be."""
+    scale would be the product of others, which only a constant's can be; ``axisless``: its scales lie along an axis that the
+    tensor has not."""
 
     rule: str
     place: str
@@ -30,6 +32,7 @@ class Want:
     types: Ranked
     none: bool
     derived: bool = False
+    axisless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ def _ends_of_the_model(problem: Problem, wishes: Wishes) -> None:
             for p, a in stated
             if a is not None
         )
-        types = reduce(meet_ranked, (w.types for w in wants)) if wants else ()
+        types = one_scale(reduce(meet_ranked, (w.types for w in wants))) if wants else ()
         for tensor in sorted(tensors) if types else ():
             if not snapshot.is_float(tensor) or tensor in problem.kept:
                 continue
@@ -202,7 +205,9 @@ def _wants(problem: Problem, member: Member, environment: MatchEnvironment) -> I
         place = problem.place(statement.span)
         for bound in computed:
             words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
-            yield bound, Want(name, place, statement.target, words, types, alternatives.none, derived)
+            wanted = on_axes(types, bound, snapshot, member.program.signatures)
+            lost = bool(types) and not wanted
+            yield bound, Want(name, place, statement.target, words, wanted or types, alternatives.none, derived, lost)
 
 
 def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
@@ -239,6 +244,9 @@ def _trouble(bound: Bound, want: Want, problem: Problem) -> str:
     name = snapshot.tensors[bound.tensor]
     if want.derived:
         return f"`{name}` is computed: only the scale of a constant is derived from others"
+    if want.axisless:
+        axis = next(t.axis for t in listed(want.types) if t.axis is not None)
+        return f"`{name}` has no axis `{axis}` of known length for its scales, or they would be those of blocks"
     if not snapshot.is_float(bound.tensor):
         return f"`{name}` holds {snapshot.dtypes[bound.tensor] or 'values of unknown type'}: only float tensors are quantized"
     if bound.tensor in kept:
