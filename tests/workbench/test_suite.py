@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -52,10 +54,14 @@ def failed(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def exact_board(arithmetic: Callable[[onnx.ModelProto], Arithmetic] = lambda model: Arithmetic()) -> Run:
+    loaded: dict[Path, Exact] = {}
+
     def run(path: Path, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        model = onnx.load(path)
-        values = Exact(model, arithmetic(model)).run(inputs).values
-        return {o.name: values[o.name].astype(np.float32) for o in model.graph.output}
+        if path not in loaded:
+            model = onnx.load(path)
+            loaded[path] = Exact(model, arithmetic(model))
+        values = loaded[path].run(inputs).values
+        return {name: values[name].astype(np.float32) for name in loaded[path].outputs}
 
     return run
 
@@ -285,24 +291,48 @@ def test_codes_are_accepted_as_well_as_floats(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- the command
 
 
-def test_a_whole_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "kit"
-    assert main(["suite", "xint8", "-o", str(folder), "-q"]) == 0
+def assert_complete(folder: Path, program: Program) -> None:
+    """The manifest and the files of a kit say the same."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    program = load_rules("xint8")
-    assert (manifest["device"], manifest["rules_sha256"], manifest["potc_suite"]) == ("xint8", program.digest, 1)
-    told = {entry["rule"] for entry in (*manifest["cases"], *manifest["not_covered"])}
-    assert {r.qualified for r in program.rules} <= told
+    assert (manifest["device"], manifest["rules_sha256"]) == (program.device, program.digest)
+    assert manifest["potc_suite"] == 1
     for case in manifest["cases"]:
         inputs, expected = (np.load(folder / case["files"][part]) for part in ("inputs", "expected"))
         assert [i["name"] for i in case["inputs"]] == inputs.files
         for output in case["outputs"]:
             assert expected[output["array"]].shape == (len(case["samples"]), *output["shape"])
             assert output["stored"] is None or expected[output["stored"]["codes"]].shape[1:] == tuple(output["shape"])
-    assert {"rule", "place", "about", "reason"} == {key for entry in manifest["not_covered"] for key in entry}
+        onnx.checker.check_model(onnx.load(folder / case["files"]["model"]))
+    assert all(entry.keys() == {"rule", "place", "about", "reason"} for entry in manifest["not_covered"])
+
+
+def test_a_whole_device(tmp_path: Path) -> None:
+    program = load_rules("xint8")
+    kit = make_kit(program, 0, None)
+    folder = written(kit, tmp_path)
+    assert_complete(folder, program)
+    told = kit.covered | {m.rule for m in kit.missing}
+    assert {r.qualified for r in program.rules} <= told
+    assert {f"xint8.pass {op}" for s in program.passes for op in s.ops} <= told
     outcomes = check(folder, exact_board())
-    assert len(outcomes) == len(manifest["cases"]) and not failed(outcomes)
+    assert len(outcomes) == len(kit.cases)
+    assert not failed(outcomes)
     assert failed(check(folder, exact_board(rounds_away), "sum-ties"))
+
+
+def test_the_command_writes_a_kit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new" / "kit"
+    assert main(["suite", "xint8", "--rule", "prelu", "-o", str(folder), "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == json.loads((folder / "manifest.json").read_text())
+    assert {case["rule"] for case in answer["cases"]} == {"xint8.prelu"}
+    assert_complete(folder, load_rules("xint8"))
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert main(["suite", "xint8", "--rule", "prelu", "-o", str(folder), "-q"]) == 0
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+    script = subprocess.run([sys.executable, str(folder / "run.py")], capture_output=True, text=True, check=False)
+    assert script.returncode == 1
+    assert "write here how your board" in script.stderr
 
 
 def test_equal_arguments_give_equal_bytes_and_other_seeds_others() -> None:
