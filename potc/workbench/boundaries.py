@@ -23,6 +23,7 @@ from potc.language.syntax import (
 )
 from potc.language.text import text
 
+LEAST = 1  # what dimensions, ranks and most attributes begin with: nothing below is tried unless the limit is there
 _MIRROR = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -91,15 +92,17 @@ def _compare_inside(op: str, item: Expr, limit: Number) -> Iterator[Pin]:
 
 def _beyond(condition: Expr) -> Iterator[Pin]:
     match condition:
-        case Boolean(_, operands):
+        case Boolean("and", operands):
             for operand in operands:
                 yield from _beyond(operand)
+        case Boolean("or", operands):  # all of them must fail: one is one step off, and the others as may be
+            yield from next((pins for o in operands if (pins := tuple(_beyond(o)))), ())
         case Call("all" | "any", (Compare() as inner,)):
             for pin in _beyond(inner):
                 if isinstance(pin.condition, Compare):
                     yield Pin(Call("all", (pin.condition,), condition.span), pin.words)
         case In(item, Range(Number(low), Number(high))):
-            yield from (_equal(item, _number(v, condition.span)) for v in (low - 1, high + 1) if v >= _least(item))
+            yield from (_equal(item, _number(v, condition.span)) for v in (low - 1, high + 1) if v >= LEAST)
         case Compare():
             found = _turned(condition)
             if found is not None:
@@ -117,12 +120,7 @@ def _compare_beyond(op: str, item: Expr, limit: Number) -> Iterator[Pin]:
         return
     steps: tuple[int, ...] = {"==": (1, -1), "<=": (1,), "<": (0,), ">=": (-1,), ">": (0,)}.get(op, ())
     found = [value + step for step in steps]
-    yield from (_equal(item, _number(v, limit.span)) for v in found if v >= min(_least(item), value))
-
-
-def _least(item: Expr) -> int:
-    """What numbers of its kind begin with: dimensions with 1, ranks and attributes with 0."""
-    return 1 if isinstance(item, Index) or (isinstance(item, Field) and item.name == "size") else 0
+    yield from (_equal(item, _number(v, limit.span)) for v in found if v >= min(LEAST, value))
 
 
 def _turned(condition: Compare) -> tuple[str, Expr, Number] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +29,8 @@ from potc.workbench.boundaries import of_shape
 Shape = tuple[int, ...]
 Draw = Callable[[tuple[Expr, ...]], Sketch | None]  # a graph on which further conditions hold as well
 Accepts = Callable[["Scene"], bool]
-NEIGHBOURS = 3  # kernels that are tried before or behind another one
+READERS = 6  # kernels that are tried behind another one
+NEIGHBOURS = 3  # kernels that are tried before another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,22 +214,38 @@ class Stage:
         shape = shape_of(infer_shapes(Model("", model, ())).proto, tensor)
         if shape is None:
             return
-        for part, rule in self._candidates():
-            taken = [
-                a.name
-                for n in rule.pattern.nodes[:1]
-                for a in n.args
-                if isinstance(a, Capture) and a.kind is not Kind.CONST and not a.optional and a.name != "_"
-            ]
-            if not taken:
+        for part, rule in itertools.islice(self._readers(), READERS):
+            name = _first_value(rule)
+            key = (f"{rule.qualified} reads", shape)
+            if key not in self._shaped:
+                pinned = with_requires(rule, (of_shape(name, shape, rule.span),))
+                self._shaped[key] = draw(part, pinned, 0, variants(pinned.pattern)[0])
+            sketch = self._shaped[key]
+            if sketch is None or not sketch.bindings.get(name):
                 continue
-            pinned = with_requires(rule, (of_shape(taken[0], shape, rule.span),))
-            sketch = draw(part, pinned, 0, variants(pinned.pattern)[0])
-            if sketch is None or not sketch.bindings.get(taken[0]):
-                continue
-            joined = join(model, "", tensor, sketch.model, sketch.bindings[taken[0]][0], "behind_")
+            joined = join(model, "", tensor, sketch.model, sketch.bindings[name][0], "behind_")
             if joined is not None:
                 yield joined
+
+    def _readers(self) -> Iterator[tuple[Program, Rule]]:
+        """Kernels that can stand behind another one, those with weights first: they ask little of what they read."""
+        found = [entry for entry in self._candidates() if _first_value(entry[1])]
+        return iter(sorted(found, key=lambda entry: not _has_weight(entry[1])))
+
+
+def _has_weight(rule: Rule) -> bool:
+    return any(a.kind is Kind.CONST and not a.optional for a in _captures(rule))
+
+
+def _first_value(rule: Rule) -> str:
+    """The name of the first computed input of a rule's first operator, empty for none."""
+    taken = (a for a in _captures(rule) if a.kind is not Kind.CONST and not a.optional and a.name != "_")
+    return next((a.name for a in taken), "")
+
+
+def _captures(rule: Rule) -> tuple[Capture, ...]:
+    """What the first operator of a rule captures."""
+    return tuple(a for n in rule.pattern.nodes[:1] for a in n.args if isinstance(a, Capture))
 
 
 # ---------------------------------------------------------------------------------------------- models

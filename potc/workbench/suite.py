@@ -211,6 +211,7 @@ def _grid(stored: Stored, expected: Expected) -> dict[str, Any]:
         "storage": stored.grid.storage,
         "scale": _plain(stored.grid.scale),
         "zero_point": _plain(stored.grid.zero_point),
+        "axis": stored.axis,
         "codes": _codes(stored),
         "near_tie": _near(stored),
         "tie_distance": 0.0 if stored.tensor in expected.exact else stored.grid.tie_distance,

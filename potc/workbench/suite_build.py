@@ -88,6 +88,8 @@ class Unbuildable(Exception):
 
 def compile_scene(program: Program, scene: Scene, style: Style, seed: int) -> Compiled:
     """The scene, calibrated on seeded samples and lowered. Raises Unbuildable."""
+    if any(_is_other_float(v) for v in scene.model.inputs):
+        raise Unbuildable("its numbers are floats of another width, and scales are float32")
     failed = ""
     for signs in dict.fromkeys((style.signs, "positive")):  # logarithms and roots have no result below 0
         try:
@@ -102,6 +104,11 @@ def compile_scene(program: Program, scene: Scene, style: Style, seed: int) -> Co
         proto = record_provenance(lowered, program, scene.plan, ())
         return Compiled(scene, proto, serialize(proto), params)
     raise Unbuildable(f"it does not compile: {failed}")
+
+
+def _is_other_float(value: onnx.ValueInfoProto) -> bool:
+    others = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    return value.type.tensor_type.elem_type in others
 
 
 def _calibration(model: onnx.ModelProto, signs: str, ends: bool, seed: int) -> Iterator[Mapping[str, np.ndarray]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +12,6 @@ import onnx
 from onnx import helper
 
 from potc.execute.session import SessionError, first_line, open_session
-from potc.quantize.numbers import QuantParams
 from potc.sketch.oracle import random_inputs
 from potc.workbench.exact import DEQUANTIZE, QUANTIZE, Evaluation, Exact, Grid, NotComputable
 from potc.workbench.suite_build import Compiled, Unbuildable
@@ -18,19 +19,31 @@ from potc.workbench.suite_build import Compiled, Unbuildable
 RANDOM = 3  # samples of random codes
 TRIES = 12  # random samples that are drawn for one that can't be misunderstood
 
-Codes = Callable[[QuantParams, int], np.ndarray]  # codes for so many elements
+Shape = tuple[int, ...]
+Codes = Callable[["Range", Shape], np.ndarray]  # codes of that shape
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a stored input can hold: codes from ``low`` to ``high``; scale and zero point broadcast against the input."""
+
+    low: int
+    high: int
+    scale: np.ndarray
+    zero_point: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor that the model stores. ``codes``: its name among the tensors of the compiled model; ``end``: the model
-    returns it. ``source``: the float tensor that is rounded."""
+    returns it. ``source``: the float tensor that is rounded. ``axis``: of several scales, None for one."""
 
     tensor: str
     codes: str
     source: str
     grid: Grid
     end: bool
+    axis: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +73,12 @@ def feeds_of(compiled: Compiled, seed: int) -> Iterator[tuple[str, Mapping[str, 
     """Samples with their names. Inputs that are stored lie exactly on codes, except where rounding and saturation of the
     inputs themselves is what is tried."""
     proto = compiled.scene.model.proto
-    grids = _input_grids(compiled)
+    ranges = _input_ranges(compiled)
     base = random_inputs(proto, seed, whole=0)
     floats = [n for n, a in base.items() if a.dtype.kind == "f"]
 
     def corner(make: Codes, spare: float) -> Mapping[str, np.ndarray]:
-        return {n: _on_codes(a, grids.get(n), make, spare) for n, a in base.items()}
+        return {n: _on_codes(a, ranges.get(n), make, spare) for n, a in base.items()}
 
     smallest, largest = corner(_lowest, -1.0), corner(_highest, 1.0)
     yield "smallest codes", smallest
@@ -75,73 +88,78 @@ def feeds_of(compiled: Compiled, seed: int) -> Iterator[tuple[str, Mapping[str, 
     if len(floats) > 1:
         low = {n for k, n in enumerate(sorted(floats)) if k % 2}
         yield "ends against each other", {n: (smallest if n in low else largest)[n] for n in base}
+    if ranges:
+        noise = random_inputs(proto, seed + 1, whole=0)
+        yield "beyond the range", {n: _on_codes(a, ranges.get(n), _beyond_range, None) for n, a in noise.items()}
+    if ranges and all(is_power_of_two(held.scale) for held in ranges.values()):
+        yield "halves", {n: _on_codes(a, ranges.get(n), _halves, None) for n, a in base.items()}
     for k in range(RANDOM * TRIES):
         make = _random(np.random.default_rng((seed, k, 5)))
         noise = random_inputs(proto, seed * 64 + 32 + k)
-        yield f"random {k}", {n: _on_codes(a, grids.get(n), make, None) for n, a in noise.items()}
-    if grids:
-        noise = random_inputs(proto, seed + 1, whole=0)
-        yield "beyond the range", {n: a if n not in grids else _beyond_range(a, grids[n]) for n, a in noise.items()}
-    if grids and all(is_power_of_two(params.scale) for params in grids.values()):
-        yield "halves", {n: a if n not in grids else _halves(a, grids[n]) for n, a in base.items()}
+        yield f"random {k}", {n: _on_codes(a, ranges.get(n), make, None) for n, a in noise.items()}
 
 
-def _lowest(params: QuantParams, size: int) -> np.ndarray:
-    return np.full(size, params.qtype.low)
+def _lowest(held: Range, shape: Shape) -> np.ndarray:
+    return np.full(shape, held.low)
 
 
-def _highest(params: QuantParams, size: int) -> np.ndarray:
-    return np.full(size, params.qtype.high)
+def _highest(held: Range, shape: Shape) -> np.ndarray:
+    return np.full(shape, held.high)
 
 
-def _zero(params: QuantParams, size: int) -> np.ndarray:
-    return np.full(size, int(params.zero_point))
+def _zero(held: Range, shape: Shape) -> np.ndarray:
+    return np.broadcast_to(held.zero_point, shape)
 
 
-def _ends_in_turn(params: QuantParams, size: int) -> np.ndarray:
-    return np.where(np.arange(size) % 2, params.qtype.low, params.qtype.high)
+def _ends_in_turn(held: Range, shape: Shape) -> np.ndarray:
+    return np.where(_counted(shape) % 2, held.low, held.high)
 
 
 def _random(generator: np.random.Generator) -> Codes:
-    return lambda params, size: generator.integers(params.qtype.low, params.qtype.high + 1, size)
+    return lambda held, shape: generator.integers(held.low, held.high + 1, shape)
 
 
-def _on_codes(array: np.ndarray, params: QuantParams | None, make: Codes, spare: float | None) -> np.ndarray:
-    """An array of real numbers that are codes; ``spare``: the number where nothing is stored, None for those given."""
-    if array.dtype.kind != "f" or (params is None and spare is None):
+def _beyond_range(held: Range, shape: Shape) -> np.ndarray:
+    return held.zero_point + np.where(_counted(shape) % 2, 2, -2) * (held.high - held.low)
+
+
+def _halves(held: Range, shape: Shape) -> np.ndarray:
+    """In the middle between two codes, from the zero point upwards."""
+    room = max(1, min(held.high - int(held.zero_point.max(initial=0)) - 1, 200))
+    return held.zero_point + _counted(shape) % room + 0.5
+
+
+def _counted(shape: Shape) -> np.ndarray:
+    return np.arange(math.prod(shape)).reshape(shape)
+
+
+def _on_codes(array: np.ndarray, held: Range | None, make: Codes, spare: float | None) -> np.ndarray:
+    """An array of real numbers that codes stand for; ``spare``: the number where nothing is stored, None for those given."""
+    if array.dtype.kind != "f" or (held is None and spare is None):
         return array
-    if params is None:
+    if held is None:
         return np.full_like(array, spare)
-    whole = make(params, array.size) - int(params.zero_point)
-    return (whole.astype(np.float64) * float(params.scale)).reshape(array.shape).astype(array.dtype)
+    return ((make(held, array.shape) - held.zero_point) * held.scale).astype(array.dtype)
 
 
 def is_power_of_two(scale: np.ndarray) -> bool:
     return bool(np.all(np.frexp(scale)[0] == 0.5))
 
 
-def _beyond_range(array: np.ndarray, params: QuantParams) -> np.ndarray:
-    span = float(params.scale) * (params.qtype.high - params.qtype.low)
-    signs = np.where(np.arange(array.size) % 2, 1, -1).reshape(array.shape)
-    return (signs * span * 2).astype(array.dtype)
-
-
-def _halves(array: np.ndarray, params: QuantParams) -> np.ndarray:
-    """In the middle between two codes, from the zero point upwards."""
-    zero = int(params.zero_point)
-    room = max(1, min(params.qtype.high - zero - 1, 200))
-    middle = (np.arange(array.size) % room).reshape(array.shape) + 0.5
-    return (middle * float(params.scale)).astype(array.dtype)
-
-
-def _input_grids(compiled: Compiled) -> dict[str, QuantParams]:
+def _input_ranges(compiled: Compiled) -> dict[str, Range]:
     """Model inputs that are stored as they come."""
-    names = {v.name for v in compiled.scene.model.inputs}
-    return {
-        i.tensor: compiled.params.activations[i.quantizer]
-        for i in compiled.plan.insertions
-        if i.tensor in names and not compiled.params.activations[i.quantizer].qtype.floating
-    }
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in compiled.scene.model.inputs}
+    found: dict[str, Range] = {}
+    for insertion in compiled.plan.insertions:
+        params = compiled.params.activations[insertion.quantizer]
+        if insertion.tensor not in ranks or params.qtype.floating or params.block is not None:
+            continue
+        shape = [-1 if axis == params.axis else 1 for axis in range(ranks[insertion.tensor])]
+        scale, zero = np.asarray(params.scale, np.float64), np.asarray(params.zero_point).astype(np.int64)
+        if params.axis is not None:
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+        found[insertion.tensor] = Range(params.qtype.low, params.qtype.high, scale, zero)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- what comes out
@@ -154,14 +172,13 @@ def expect(compiled: Compiled, seed: int) -> Expected:
         exact = Exact(compiled.proto)
         stored = stored_tensors(compiled.proto, exact)
         simulated = _Simulated(compiled, stored)
-        runs = [_Run(name, feed, exact.run(feed)) for name, feed in feeds_of(compiled, seed)]
+        loose = [s for s in stored if not s.end and s.tensor not in simulated.exact]
+        runs = _chosen((_Run(n, feed, exact.run(feed)) for n, feed in feeds_of(compiled, seed)), loose)
     except NotComputable as error:
         raise Unbuildable(str(error)) from error
-    runs = [run for run in runs if run.found.finite]
-    loose = [s for s in stored if not s.end and s.tensor not in simulated.exact]
     kept: list[_Run] = []
     largest = 0
-    for run in _chosen(runs, loose):
+    for run in runs:
         apart = simulated.compare(run.feed, run.found)
         largest = max(largest, min(apart, 1))
         if apart <= 1:
@@ -198,17 +215,33 @@ class _Run:
     feed: Mapping[str, np.ndarray]
     found: Evaluation
 
+    @property
+    def is_random(self) -> bool:
+        return self.name.startswith("random")
+
     def is_undecided(self, before: Sequence[Stored]) -> bool:
         """True if a tensor before the results lies near a tie."""
         return any(bool(self.found.near_tie[s.codes].any()) for s in before)
 
 
-def _chosen(runs: Sequence[_Run], before: Sequence[Stored]) -> list[_Run]:
-    """All corners, and of the random samples as many as are wanted, those first that can be read in one way only."""
-    corners = [r for r in runs if not r.name.startswith("random")]
-    randoms = sorted((r for r in runs if r.name.startswith("random")), key=lambda r: r.is_undecided(before))[:RANDOM]
-    decided = [r for r in corners if not r.is_undecided(before)]
-    return [*(decided or corners), *(replace(r, name=f"random {k + 1}") for k, r in enumerate(randoms))]
+def _chosen(runs: Iterator[_Run], before: Sequence[Stored]) -> list[_Run]:
+    """Samples with finite results that can be read in one way only, those of random codes as many as are wanted; where there
+    is none of that kind, some of the others."""
+    corners: list[_Run] = []
+    randoms: list[_Run] = []
+    spare: list[_Run] = []
+    for run in runs:
+        if not run.found.finite:
+            continue
+        if run.is_undecided(before):
+            spare.append(run)
+            continue
+        (randoms if run.is_random else corners).append(run)
+        if len(randoms) == RANDOM:
+            break
+    chosen = [*corners, *randoms] or spare[: 2 * RANDOM]
+    numbers = itertools.count(1)
+    return [replace(r, name=f"random {next(numbers)}") if r.is_random else r for r in chosen]
 
 
 def stored_tensors(proto: onnx.ModelProto, exact: Exact) -> tuple[Stored, ...]:
@@ -223,7 +256,9 @@ def stored_tensors(proto: onnx.ModelProto, exact: Exact) -> tuple[Stored, ...]:
         if node.op_type != QUANTIZE:
             continue
         end = next((name for name in readers.get(node.output[0], ()) if name in ends), None)
-        found.append(Stored(end or node.input[0], node.output[0], node.input[0], exact.grid(k), end is not None))
+        grid = exact.grid(k)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if grid.scale.size > 1 else None
+        found.append(Stored(end or node.input[0], node.output[0], node.input[0], grid, end is not None, axis))
     return tuple(found)
 
 

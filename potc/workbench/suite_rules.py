@@ -93,14 +93,16 @@ def passing_rule(part: Program, statement: OpStatement, op: str) -> Rule:
     node = PatternNode(frozenset({op}), (captured,), conditions, "y", span)
     tensor = Name("x", span)
     floats = Compare("==", Field(tensor, "dtype", span), TypeName("f32", span), span)
-    requires = (Require(floats, None, span), Require(Call("stored", (tensor,), span), None, span))
+    stored = Require(Call("stored", (tensor,), span), None, span)
+    requires = (stored,) if several else (Require(floats, None, span), stored)  # several tensors have no one type
     name = f"pass {op}"
     pattern = Pattern((node,), (), "y", span)
     return Rule(name, part.device, pattern, requires, (), (), (), (), False, 1.0, "", (), span)
 
 
-def with_sizes(rule: Rule, op: str) -> Iterator[Rule]:
-    """The rule with numbers above 1 for attributes that must be given."""
+def forms_of_passing(rule: Rule, op: str) -> Iterator[Rule]:
+    """A rule of ``passing_rule`` in other forms: numbers above 1 for attributes that must be given, as it is, and with as many
+    elements behind as before (which schemas don't ask for)."""
     schema = newest(op)
     first = rule.pattern.nodes[0]
     for name, attribute in sorted(schema.attributes.items()) if schema is not None else ():
@@ -108,6 +110,10 @@ def with_sizes(rule: Rule, op: str) -> Iterator[Rule]:
             size = Call("all", (Compare("==", Name(name, first.span), Number(2, first.span), first.span),), first.span)
             pinned = replace(first, conditions=(*first.conditions, size))
             yield replace(rule, pattern=replace(rule.pattern, nodes=(pinned,)))
+    yield rule
+    made, read = (Field(Name(name, first.span), "size", first.span) for name in ("y", "x"))
+    same = Require(Compare("==", made, read, first.span), None, first.span)
+    yield replace(rule, requires=(*rule.requires, same))
 
 
 def away_from_default(attribute: onnx.defs.OpSchema.Attribute, span: Span) -> Iterator[Expr]:

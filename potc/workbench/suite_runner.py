@@ -83,13 +83,20 @@ def compare(
         return ~(np.abs(found.astype(np.float64) - wanted) <= allowed), 0
     codes = found.astype(np.float64)
     if found.dtype.kind == "f":
-        codes = np.rint(codes / stored["scale"]) + stored["zero_point"]
+        scale, zero_point = (_along(stored, stored[name], found.ndim) for name in ("scale", "zero_point"))
+        codes = np.rint(codes / scale) + zero_point
     apart = np.abs(codes - expected[stored["codes"]][sample])
     apart = np.where(np.isfinite(apart), apart, 1 << 16).astype(np.int64)
     allowed = expected[stored["near_tie"]][sample].astype(np.int64)
     if sample in case["undecided_samples"]:
         allowed = np.ones_like(allowed)
     return apart > allowed, int(apart.max(initial=0))
+
+
+def _along(stored: Mapping[str, Any], numbers: object, rank: int) -> np.ndarray:
+    """One number, or those of each channel in a shape that fits the tensor."""
+    array = np.asarray(numbers, np.float64)
+    return array if stored["axis"] is None else array.reshape([-1 if a == stored["axis"] else 1 for a in range(rank)])
 
 
 def check(kit: Path, run: Run, words: str = "") -> list[Outcome]:

@@ -156,8 +156,9 @@ def assert_right(case: Case, program: Program) -> None:
         for name, found in zip(expected.outputs, session.run(list(expected.outputs), feed), strict=True):
             if name not in ends:
                 continue
-            grid = ends[name].grid
-            codes = np.rint(np.asarray(found, np.float64) / grid.scale) + grid.zero_point
+            grid, axis, values = ends[name].grid, ends[name].axis, np.asarray(found, np.float64)
+            shape = [] if axis is None else [-1 if a == axis else 1 for a in range(values.ndim)]
+            codes = np.rint(values / grid.scale.reshape(shape)) + grid.zero_point.reshape(shape)
             apart = np.abs(codes - expected.codes[name][k])
             allowed = expected.near_tie[name][k] | (k in expected.undecided)
             assert (apart <= allowed).all(), f"{case.rule}, {case.about}, {expected.samples[k]}"
@@ -227,6 +228,25 @@ def test_groups_of_channels_begin_and_end_where_the_rule_says(tmp_path: Path) ->
         for d in next(t for t in c.compiled.scene.model.proto.graph.initializer if t.name == "w").dims
     }
     assert {("limit", 16), ("beyond", 17), ("limit", 32), ("beyond", 33)} <= sizes
+
+
+def test_activations_with_a_scale_for_each_channel(tmp_path: Path) -> None:
+    rules = tmp_path / "core.rules"
+    rules.write_text(
+        "potc 1\nuse std\ndevice core {\n  opset ai.onnx 13 .. 25\n"
+        "  rule depthwise { match Conv[group == x.shape[1]](x: value, w: const) as y\n"
+        "    quant x, y: u8 asym per_channel(channel), w: i8 sym per_channel(out) }\n}\n"
+    )
+    program = load_rules(str(rules))
+    kit = make_kit(program, 0, None)
+    case = kit.cases[0]
+    assert_right(case, program)
+    assert {s.axis for s in case.expected.stored} == {1}
+    assert all(s.grid.scale.size > 1 for s in case.expected.stored)
+    codes = case.expected.codes["x"]
+    ends = [codes[case.expected.samples.index(f"{which} codes")] for which in ("smallest", "largest")]
+    assert [(e.min(), e.max()) for e in ends] == [(0, 0), (255, 255)]
+    assert not failed(check(written(kit, tmp_path / "kit"), exact_board()))
 
 
 # ---------------------------------------------------------------------------------------------- boards on kits
