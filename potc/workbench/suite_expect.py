@@ -20,7 +20,6 @@ RANDOM = 3  # samples of random codes
 TRIES = 12  # random samples that are drawn for one that can't be misunderstood
 
 Shape = tuple[int, ...]
-Codes = Callable[["Range", Shape], np.ndarray]  # codes of that shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,9 @@ class Range:
     high: int
     scale: np.ndarray
     zero_point: np.ndarray
+
+
+Codes = Callable[[Range, Shape], np.ndarray]  # codes of that shape
 
 
 @dataclass(frozen=True, slots=True)
