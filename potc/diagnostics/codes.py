@@ -212,6 +212,14 @@ _DATA = {
     "non-finite-data": ("A sample, a constant or a result is NaN or infinite.", "Repair or leave out that sample."),
     "unrunnable-model": ("onnxruntime can't load the float model.", "Try the model in onnxruntime alone first."),
     "sample-failed": ("onnxruntime failed on a sample.", "Check names, shapes and types of the samples."),
+    "no-annotation": (
+        "A metric compares answers with annotations, and the samples have none.",
+        "Give labels, or a metric that compares with the float model, like `sqnr`.",
+    ),
+    "metric-failed": (
+        "A metric could not make a record of an answer, or a number of its records.",
+        "Check that the annotations and the output are what the metric takes.",
+    ),
 }
 
 _QUANTIZE = {

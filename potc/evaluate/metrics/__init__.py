@@ -1,0 +1,1 @@
+"""Metrics: how right a model's answers are."""
