@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
+from potc.cli.collector import uncollected
 from potc.cli.options import color_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Diagnostic, Rejected
@@ -52,7 +54,8 @@ def command(
     potc check --format sarif rules/*.rules > rules.sarif
     """
     session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json")
-    findings = _find(files, strict, corpus)
+    with nullcontext() if corpus else uncollected():
+        findings = _find(files, strict, corpus)
     if form == "sarif":
         from potc.diagnostics.render_sarif import render_sarif
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from potc import __version__
+from potc.cli.collector import uncollected
 from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected
 
@@ -47,7 +48,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return import_module(COMMANDS[cmd_name][0]).command
+        with uncollected():
+            return import_module(COMMANDS[cmd_name][0]).command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

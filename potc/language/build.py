@@ -1,4 +1,4 @@
-"""From lark's tree to ``syntax``: one small function per grammar rule, applied from the leaves up without recursion.
+"""From words to ``syntax``: one small function per grammar rule, called by ``driver`` from the leaves up without recursion.
 
 The functions are in ``build_statements`` and ``build_patterns``; ``parse`` imports both, which registers them here.
 """
@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from lark import Token, Tree
 
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics
 from potc.diagnostics.source import Source, Span
@@ -26,6 +24,7 @@ class Builder:
 
     source: Source
     problems: Diagnostics = field(default_factory=Diagnostics)
+    emitted: bool = False  # whether there is any node with brackets, which can stand in few places
 
     def mistake(self, message: str, at: Span, help: str | None = None) -> None:
         self.problems.add(Diagnostic("syntax-error", message, at=at, help=help))
@@ -68,6 +67,15 @@ class Mark:
     """A flag-like rule (``abstract``, ``once``, ``?``) was present."""
 
 
+class Doc(str):
+    """The lines of documentation before a statement; all other words of a file are plain text."""
+
+    __slots__ = ()
+
+
+AFTER_DOC = re.compile(r"(?:\s|#[^\n]*)*")  # a statement starts behind its documentation
+
+
 Rule = Callable[[Builder, Span, list[Any]], Any]
 RULES: dict[str, Rule] = {}
 
@@ -81,34 +89,7 @@ def on(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def build(tree: Tree[Token], source: Source) -> tuple[s.File, Diagnostics]:
-    """The file's tree, and mistakes that the grammar can't express. Never recurses."""
-    builder = Builder(source)
-    done: dict[int, Any] = {}
-    for branch in tree.iter_subtrees():
-        span = _span(branch, source)
-        children = [done[id(c)] if isinstance(c, Tree) else c for c in branch.children]
-        done[id(branch)] = RULES[branch.data](builder, span, _placed(builder, branch.data, children))
-    return done[id(tree)], builder.problems
-
-
-_AFTER_DOC = re.compile(r"(?:\s|#[^\n]*)*")
-
-
-def _span(branch: Tree[Token], source: Source) -> Span:
-    """The text of a branch; its documentation stands before it, not in it."""
-    meta = branch.meta
-    if meta.empty:
-        return Span(source, 0, 0)
-    start = meta.start_pos
-    first = branch.children[0] if branch.children else None
-    if isinstance(first, Token) and first.type == "DOC":
-        blank = _AFTER_DOC.match(source.text, first.end_pos or start)
-        start = blank.end() if blank is not None else start
-    return Span(source, start, max(start, meta.end_pos))
-
-
-def _placed(builder: Builder, rule: str, children: list[Any]) -> list[Any]:
+def placed(builder: Builder, rule: str, children: list[Any]) -> list[Any]:
     """Says so where an emitted node or its brackets stand in the middle of an expression."""
     for k, child in enumerate(children):
         if isinstance(child, s.NodeCall) and rule != "ebind":
@@ -122,8 +103,8 @@ def _placed(builder: Builder, rule: str, children: list[Any]) -> list[Any]:
 
 
 def doc_of(children: list[Any]) -> str:
-    """Takes the DOC token off the front; its text without ``##``."""
-    if children and isinstance(children[0], Token) and children[0].type == "DOC":
+    """Takes the documentation off the front; its text without ``##``."""
+    if children and isinstance(children[0], Doc):
         lines = [line.strip()[2:].strip() for line in str(children.pop(0)).splitlines() if line.strip()]
         return "\n".join(lines)
     return ""

@@ -297,6 +297,7 @@ def _index(builder: Builder, span: Span, children: list[Any]) -> s.Index | Brack
     target, *items = children
     if len(items) == 1 and not isinstance(items[0], AttributeItem):
         return s.Index(target, items[0], span)
+    builder.emitted = True
     return Bracket(target, tuple(items), span)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from potc.diagnostics.source import Span
@@ -28,7 +27,7 @@ def _header(builder: Builder, span: Span, children: list[Any]) -> int:
 @on("use")
 def _use(builder: Builder, span: Span, children: list[Any]) -> s.Use:
     target, names = children
-    path = target.type == "STRING"
+    path = target.startswith('"')
     return s.Use(unquote(target) if path else str(target), path, names_of(names), span)
 
 
@@ -214,14 +213,21 @@ def _prefer(builder: Builder, span: Span, children: list[Any]) -> s.PreferStatem
 # ---------------------------------------------------------------------------------------------- rules
 
 
-@on("rule", "float_")
+@on("rule")
 def _rule(builder: Builder, span: Span, children: list[Any]) -> s.RuleDefinition:
+    return _definition(span, children, is_float=False)
+
+
+@on("float_")
+def _float(builder: Builder, span: Span, children: list[Any]) -> s.RuleDefinition:
+    return _definition(span, children, is_float=True)
+
+
+def _definition(span: Span, children: list[Any], is_float: bool) -> s.RuleDefinition:
     doc = doc_of(children)
     override = marked(children)
     name, *items = children
-    # The keyword itself is not among the children; it is what the text holds before the name.
-    word = re.sub(r"#[^\n]*", "", span.source.text[span.start : name.start_pos]).split()[-1]
-    return s.RuleDefinition(str(name), word == "float", override, tuple(items), doc, span)
+    return s.RuleDefinition(str(name), is_float, override, tuple(items), doc, span)
 
 
 @on("match")

@@ -80,7 +80,12 @@ def newest_of(domain: str) -> int | None:
 
 def is_known_domain(op: str) -> bool:
     """False for operators of vendors, of which ONNX says nothing."""
-    return split(op)[0] in _schemas().schema_version_map()
+    return split(op)[0] in _domains()
+
+
+@lru_cache(maxsize=1)
+def _domains() -> frozenset[str]:
+    return frozenset(_schemas().schema_version_map())
 
 
 @lru_cache(maxsize=4096)

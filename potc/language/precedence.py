@@ -7,7 +7,7 @@ one and wins. Two rules that nothing orders must never match the same nodes; ``s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from potc.language import operators
@@ -50,13 +50,13 @@ class Precedence:
         for prefer in program.prefers:
             if prefer.winner in names and prefer.loser in names:
                 self._losers[prefer.winner].add(prefer.loser)
-        candidates = [r for r in program.rules if not r.keep]
-        for a in candidates:
-            for b in candidates:
-                if a is b or a.qualified in self._losers[b.qualified] or not implies(a, b, forest):
+        candidates = [(r, r.qualified, forest.operators[r.qualified]) for r in program.rules if not r.keep]
+        for a, name, mine in candidates:
+            for b, other, theirs in candidates:
+                if a is b or not mine <= theirs or name in self._losers[other] or not implies(a, b, forest):
                     continue
                 if not implies(b, a, forest):
-                    self._losers[a.qualified].add(b.qualified)
+                    self._losers[name].add(other)
         self._below = {name: self._reach(name) for name in names}
         self.rank = {name: sum(name in below for below in self._below.values()) for name in names}
 
@@ -147,7 +147,7 @@ class Tensors:
         return [self.expr(c.expr) for c in conditions]
 
     def expr(self, expr: Expr) -> Expr:
-        return renamed(expr, lambda n: replace(n, name=self.find(n.name)))
+        return renamed(expr, lambda n: Name(self.find(n.name), n.span))
 
 
 def tensors_of(form: Form, placement: Placement | None = None, into: Tensors | None = None) -> Tensors:
@@ -244,7 +244,7 @@ def _is_folded(found: Tensors, spot: Spot, number: int) -> bool:
 
 def moved(expr: Expr, placement: Placement) -> Expr:
     """A condition of form b in terms of form a."""
-    return renamed(expr, lambda n: replace(n, name=placement.term(n.name)) if _is_term(n.name) else n)
+    return renamed(expr, lambda n: Name(placement.term(n.name), n.span) if _is_term(n.name) else n)
 
 
 def _is_term(name: str) -> bool:

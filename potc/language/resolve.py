@@ -46,7 +46,7 @@ def load_rules(
     program = program if externs is None else with_externs(program, scope, files)
     _tests(scope)
     problems.stop()
-    return replace(program, digest=digest(program)) if program.externs or files else program
+    return _digested(program) if program.externs or files else program
 
 
 def load_rewrites(path: str) -> Program:
@@ -84,10 +84,12 @@ def _nothing(name: str, opset: tuple[int, int], sources: tuple[str, ...]) -> Pro
 
 
 def check_scope(library: Library, scope: Scope) -> tuple[Program, ...]:
-    """All devices of the main file; a file without any gives one that holds its rewrites. Raises Rejected with all mistakes."""
+    """All devices of the main file; a file without any gives one that holds its rewrites. Raises Rejected with all mistakes.
+
+    They have no digest: only what compiles a model needs it."""
     own = [i for i in library.main.items if isinstance(i, syntax.Device | syntax.DeviceAlgebra)]
     concrete = [d for d in own if isinstance(d, syntax.DeviceAlgebra) or not d.abstract]
-    programs = [_resolve(library, scope, device, {}) for device in concrete]
+    programs = [_resolve(library, scope, device, {}, digested=False) for device in concrete]
     if not own:
         programs.append(_loose(library, scope))
     elif programs:  # what no device uses is checked as well
@@ -145,21 +147,26 @@ def choose_device(library: Library, scope: Scope, name: str | None) -> syntax.De
 
 
 def _resolve(
-    library: Library, scope: Scope, device: syntax.Device | syntax.DeviceAlgebra, words: Mapping[str, str]
+    library: Library,
+    scope: Scope,
+    device: syntax.Device | syntax.DeviceAlgebra,
+    words: Mapping[str, str],
+    digested: bool = True,
 ) -> Program:
     """A device, or a meet with its parts: each once, in an order that does not depend on how the meet is written."""
     if isinstance(device, syntax.Device):
-        return _program(library, scope, inherit(scope, device), words)
+        program = _program(library, scope, inherit(scope, device), words)
+        return _digested(program) if digested else program
     stated = _members(scope, device.value, (), (device.name,))
     if isinstance(device.value, syntax.DeviceReference) and len(stated) == 1:
         renamed = replace(_program(library, scope, stated[0], words), device=device.name)  # a variant by another name
-        return replace(renamed, digest=digest(renamed))
+        return _digested(renamed) if digested else renamed
     known = {name for inherited in stated for name in inherited.features}
     parts: dict[tuple[str, str], Program] = {}
     for inherited in stated:
         # A word that no part knows is told once for each of them, with its features.
         mine = {n: w for n, w in words.items() if n in inherited.features or n not in known}
-        part = _program(library, scope, inherited, mine)
+        part = _digested(_program(library, scope, inherited, mine))
         parts[part.device, part.digest] = part
     found = tuple(part for _, part in sorted(parts.items()))
     low, high = max((p.opset[0] for p in found), default=1), min((p.opset[1] for p in found), default=0)
@@ -176,7 +183,7 @@ def _resolve(
         warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
         parts=found,
     )
-    return replace(meet, digest=digest(meet))
+    return _digested(meet) if digested else meet
 
 
 def _members(
@@ -230,7 +237,7 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
     )
     _pass_and_quant(scope, rules, passes)
     graph = {direction: formats.alternatives(port.types) for direction, port in inherited.graph.items()}
-    program = Program(
+    return Program(
         device=inherited.name,
         opset=setting.opsets,
         domains={name: (low, high) for name, low, high in scope.domains},
@@ -251,7 +258,6 @@ def _program(library: Library, scope: Scope, inherited: Inherited, settings: Map
         digest="",
         warnings=tuple(d for d in scope.problems if d.severity is Severity.WARNING),
     )
-    return replace(program, digest=digest(program))
 
 
 def _opsets(library: Library, scope: Scope, inherited: Inherited) -> tuple[int, int]:
@@ -376,9 +382,13 @@ def digest(program: Program) -> str:
     return hashlib.sha256(canonical(program).encode()).hexdigest()
 
 
+def _digested(program: Program) -> Program:
+    return replace(program, digest=digest(program))
+
+
 def canonical(value: object) -> str:
     """A text that is the same for statements that mean the same: without comments, places, reasons and paths."""
-    names = _digested(type(value))
+    names = _counted(type(value))
     if names is not None:
         inner = ",".join([f"{name}={canonical(getattr(value, name))}" for name in names])
         return f"{type(value).__name__}({inner})"
@@ -394,6 +404,6 @@ def canonical(value: object) -> str:
 
 
 @lru_cache(maxsize=128)
-def _digested(kind: type) -> tuple[str, ...] | None:
+def _counted(kind: type) -> tuple[str, ...] | None:
     """The fields that count, of a class that has fields."""
     return tuple(f.name for f in fields(kind) if f.name not in NOT_IN_DIGEST) if is_dataclass(kind) else None

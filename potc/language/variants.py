@@ -252,7 +252,7 @@ def _form(
             expr = renamed(condition, lambda n, k=k, known=attributes: _attribute(n, k, known, lookup))
             conditions.append(Condition(expr, condition.span, False))
     for require in requires:
-        expr = renamed(require.condition, lambda n: replace(n, name=lookup.get(n.name, n.name)))
+        expr = renamed(require.condition, lambda n: _term(n, lookup))
         conditions.append(Condition(expr, require.span, is_late(require)))
     return Form(tuple(s for s, _, _ in nodes), tuple(conditions), tuple(same), walk.choices, terms)
 
@@ -267,32 +267,32 @@ def _attribute(name: Name, spot: int, known: frozenset[str], lookup: Mapping[str
     """Inside brackets a bare name is the node's attribute before it is a tensor."""
     if name.name in known or (not known and name.name not in lookup):
         return Field(Name(f"o{spot}", name.span), name.name, name.span)
-    return replace(name, name=lookup.get(name.name, name.name))
+    return _term(name, lookup)
+
+
+def _term(name: Name, lookup: Mapping[str, str]) -> Name:
+    term = lookup.get(name.name)
+    return name if term is None else Name(term, name.span)
 
 
 def renamed(expr: Any, change: Callable[[Name], Expr]) -> Any:
     """The expression with every name changed; functions and fields are no names."""
-    if isinstance(expr, Name):
+    kind = type(expr)
+    if kind is Name:
         return change(expr)
-    changes: dict[str, Any] = {}
-    for name in _parts_of(type(expr)):
-        part = getattr(expr, name)
-        if isinstance(part, tuple):
-            new: Any = tuple(renamed(p, change) for p in part)
-            same = all(map(operator.is_, part, new))
-        elif is_dataclass(part):
-            new = renamed(part, change)
-            same = new is part
-        else:
-            continue
-        if not same:
-            changes[name] = new
-    return replace(expr, **changes) if changes else expr
+    if kind is tuple:
+        items = tuple([renamed(part, change) for part in expr])
+        return expr if all(map(operator.is_, items, expr)) else items
+    names = _parts_of(kind)
+    parts = [getattr(expr, name) for name in names]
+    changed = [renamed(part, change) for part in parts]
+    return expr if all(map(operator.is_, parts, changed)) else kind(*changed, expr.span)  # the span is always last
 
 
 @lru_cache(maxsize=64)
 def _parts_of(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind) if f.name != "span")
+    """The fields of an expression that hold others, or words."""
+    return tuple(f.name for f in fields(kind) if f.name != "span") if is_dataclass(kind) else ()
 
 
 # ---------------------------------------------------------------------------------------------- two forms

@@ -14,8 +14,9 @@ from potc.diagnostics.source import Source
 from potc.language.arithmetic import FUNCTIONS
 from potc.language.conditions import QUESTIONS, TENSOR_FIELDS
 from potc.language.format import format_file
-from potc.language.parse import grammar, parse
+from potc.language.parse import parse
 from potc.language.program import INTEGERS, LARGEST_FLOAT
+from potc.language.recovery import grammar
 
 BOOK = Path(__file__).parents[2] / "docs" / "language"
 BLOCK = re.compile(r"^```rules\n(.*?)^```", re.M | re.S)
