@@ -14,11 +14,12 @@ from potc.data.kept import KeptSamples
 from potc.data.source import open_samples
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
+from potc.graph.bodies import Body, bodies_of, with_bodies
 from potc.graph.model import Model
+from potc.graph.names import all_graphs
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.read import read_model
-from potc.graph.snapshot import take_snapshot
 from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
@@ -27,11 +28,11 @@ from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params, solve_params
+from potc.quantize.parts import Part, only_run, snapshots_of, solve_parts, whole
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
 from potc.quantize.ranges import Ranges, check_fit, read_ranges
 from potc.quantize.scopes import Scopes, scoped_nodes
-from potc.quantize.solve import solve
 from potc.quantize.tuning import Tuning
 
 
@@ -108,7 +109,13 @@ class Matched:
     samples: Dataset
     prepared: Model
     changes: tuple[Change, ...]
+    parts: tuple[Part, ...]
     plan: Plan
+
+    def after(self, ranges: Ranges) -> Matched:
+        """What is left of the plan when it is known which nested graphs the samples ran."""
+        parts = only_run(self.parts, ranges.runs)
+        return self if parts == self.parts else replace(self, parts=parts, plan=whole(parts))
 
 
 def match_model(job: Job, trace: Trace) -> Matched:
@@ -121,9 +128,9 @@ def match_model(job: Job, trace: Trace) -> Matched:
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
-    snapshot = take_snapshot(prepared.proto)
-    plan = solve(program, snapshot, scoped_nodes(job.scopes, model, changes, snapshot))
-    return Matched(job, program, model, samples, prepared, changes, plan)
+    snapshots = snapshots_of(prepared)
+    parts = solve_parts(program, prepared, snapshots, scoped_nodes(job.scopes, model, changes, snapshots))
+    return Matched(job, program, model, samples, prepared, changes, parts, whole(parts))
 
 
 def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:
@@ -143,6 +150,7 @@ def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) ->
 
 def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> tuple[Params, bytes]:
     """All numbers, and the model that holds them."""
+    matched = matched.after(ranges)
     trace.stage("solve")
     params = solve_params(matched.plan, ranges, weights(matched.prepared, matched.plan), tuning)
     trace.stage("lower")
@@ -152,6 +160,7 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
 
 def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Compilation:
     """Quantizes, and looks at the result as onnxruntime does."""
+    matched = matched.after(ranges)
     params, compiled = quantize(matched, ranges, tuning, trace)
     job, program, model, plan = matched.job, matched.program, matched.model, matched.plan
     trace.stage("verify")
@@ -178,16 +187,23 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
 
 def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
     """What every device wants first: a recent opset, shapes, folded constants, the rewrites of the rule files, no dead nodes."""
-    model = raise_opset(model, program.opset[0])
+    return prepare_graphs(raise_opset(model, program.opset[0]), program)
+
+
+def prepare_graphs(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
+    """The same for a model of a fitting opset: its main graph first, so that bodies know what surrounds them."""
     model = drop_dead(fold_constants(infer_shapes(model)))
     model, changes = apply_rewrites(model, program)
-    return drop_dead(model), changes
+    inner = [(body, *prepare_graphs(body.model, program)) for body in bodies_of(model) if isinstance(body, Body)]
+    changes = (*changes, *(change for _, _, more in inner for change in more))
+    return drop_dead(with_bodies(model, [(body, prepared) for body, prepared, _ in inner])), changes
 
 
 def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
     """The constants that the plan stores as integers, by name, as they are in the prepared model."""
     wanted = {c.tensor for c in plan.constants}
-    return {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer if t.name in wanted}
+    stored = (t for graph in all_graphs(model.proto.graph) for t in graph.initializer)
+    return {t.name: numpy_helper.to_array(t) for t in stored if t.name in wanted}
 
 
 def saturates(program: Program) -> bool:

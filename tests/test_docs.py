@@ -35,6 +35,9 @@ ALLOWED = {
     "Add": "written by accounting: a number that is added to a tensor, to see what it does to the outputs",
     "Shape": "constant folding: the answer is known without the values",
     "Size": "constant folding: the answer is known without the values",
+    "If": "how ONNX runs nested graphs",
+    "Loop": "how ONNX runs nested graphs",
+    "Scan": "how ONNX runs nested graphs",
 }
 
 

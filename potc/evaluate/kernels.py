@@ -11,8 +11,13 @@ import onnx
 from onnx import helper
 
 from potc.execute.session import InferenceSession, SessionError, open_session
+from potc.graph.bodies import Body, bodies_of
+from potc.graph.model import Model
+from potc.graph.names import all_nodes, settle_names
 from potc.quantize.plan import Plan
 
+# onnxruntime's words for element types are those of ONNX in small letters.
+ELEMENTS = {f"tensor({word.lower()})": kind for word, kind in onnx.TensorProto.DataType.items()}
 CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (4, 8, 16))
 
 
@@ -45,7 +50,11 @@ def load(model: bytes) -> Loaded | None:
             session = open_session(model, optimize=True, threads=1, optimized_path=str(path))
         except SessionError:
             return None
-        return Loaded(session, onnx.load(path))
+        optimized = onnx.load(path)
+        settle_names(
+            optimized.graph
+        )  # its optimizations name new tensors in each nested graph alike, and can't read that again
+        return Loaded(session, optimized)
 
 
 def kernel_share(compiled: bytes, plan: Plan, loaded: Loaded | None = None) -> KernelShare:
@@ -81,16 +90,38 @@ def _float_nodes(nodes: Sequence[str], in_float: Mapping[str, bool]) -> list[str
 
 
 def integer_codes(optimized: onnx.ModelProto) -> set[str]:
-    """Computed tensors that hold integer codes. Only onnxruntime knows the types of what its own operators return, so
-    it is asked for them: as types of outputs.
+    """Computed tensors that hold integer codes, at any depth. Only onnxruntime knows the types of what its own operators
+    return, so it is asked for them: as types of outputs.
     """
+    return {name for name, kind in _kinds(optimized, {}).items() if kind in CODES}
+
+
+def _kinds(model: onnx.ModelProto, outer: Mapping[str, str]) -> dict[str, str]:
+    """onnxruntime's words for the types of all tensors of a model; ``outer``: of those that surround it."""
     typed = onnx.ModelProto()
-    typed.CopyFrom(optimized)
+    typed.CopyFrom(model)
     declared = {o.name for o in typed.graph.output}
     computed = dict.fromkeys(name for node in typed.graph.node for name in node.output if name and name not in declared)
     typed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in computed)
     session = open_session(typed.SerializeToString(), optimize=False)
-    return {value.name for value in (*session.get_inputs(), *session.get_outputs()) if value.type in CODES}
+    kinds = {value.name: str(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
+    found = dict(kinds)
+    for body in bodies_of(_declaring(model, {**outer, **kinds})):
+        if isinstance(body, Body):
+            found |= _kinds(body.model.proto, kinds)
+    return found
+
+
+def _declaring(model: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:
+    """The model with the types of its tensors declared, as far as they are tensors."""
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    del told.graph.value_info[:]
+    for name, kind in kinds.items():
+        element = ELEMENTS.get(kind)
+        if element is not None:
+            told.graph.value_info.append(helper.make_tensor_value_info(name, element, None))
+    return Model("", told, ())
 
 
 def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> dict[str, bool]:
@@ -98,12 +129,12 @@ def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[
     integers."""
     by_output: dict[str, bool] = {}
     by_name: dict[str, bool] = {}
-    for node in optimized.node:
+    for node in all_nodes(optimized):
         reads_floats = codes.isdisjoint(node.input)
         by_name[node.name] = reads_floats
         by_output.update((output, reads_floats) for output in node.output if output)
     found: dict[str, bool] = {}
-    for node in compiled.node:
+    for node in all_nodes(compiled):
         traces = [by_output[output] for output in node.output if output in by_output]
         if node.name in by_name:
             traces.append(by_name[node.name])

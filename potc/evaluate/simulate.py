@@ -16,6 +16,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from potc.evaluate.saturate import Codes, Unfit, accumulate, groups_at_risk
 from potc.execute.session import open_session
+from potc.graph.names import all_graphs
 from potc.graph.snapshot import outer_reads, take_snapshot
 from potc.language.program import Signature
 from potc.match.environment import axis_of
@@ -63,8 +64,10 @@ def lane_uses(compiled: bytes, plan: Plan) -> tuple[LaneUse, ...]:
     """One for each kernel of the plan that adds constant weights in narrow lanes, judged by the codes that the model holds."""
     if not any(lane.lanes > 1 for c in plan.constants for lane in c.lanes):
         return ()
-    graph = _Graph(onnx.ModelProto.FromString(compiled))
-    return tuple(narrow.use for narrow in graph.narrow(plan))
+    found: list[LaneUse] = []
+    for graph in all_graphs(onnx.ModelProto.FromString(compiled).graph):
+        found += (narrow.use for narrow in _Graph(onnx.ModelProto(graph=graph)).narrow(plan))
+    return tuple(found)
 
 
 class Simulation:

@@ -44,15 +44,19 @@ class Source:
 
 
 def sources_of(plan: Plan, proto: onnx.ModelProto) -> tuple[Source, ...]:
-    """In the order of the graph: ``proto`` is the prepared float model that the plan speaks of."""
+    """In the order of the graph: ``proto`` is the prepared float model that the plan speaks of. What happens in nested graphs
+    has no source: only tensors of the main graph can be watched."""
     graph = _Readers(proto)
     position = {node.name: i for i, node in enumerate(proto.graph.node)}
     inserted: dict[str, list[Insertion]] = {}
+    kernels = [k for k in plan.kernels if k.nodes[-1] in position]
     for insertion in plan.insertions:
-        inserted.setdefault(insertion.tensor, []).append(insertion)
-    made = {name: kernel for kernel in plan.kernels for node in kernel.nodes for name in graph.outputs(node)}
+        readers = insertion.consumers
+        if graph.knows(insertion.tensor) if readers is None else readers[0][0] in position:
+            inserted.setdefault(insertion.tensor, []).append(insertion)
+    made = {name: kernel for kernel in kernels for node in kernel.nodes for name in graph.outputs(node)}
     found: list[tuple[int, Source]] = []
-    for kernel in plan.kernels:
+    for kernel in kernels:
         constants = tuple(i for i, c in enumerate(plan.constants) if c.node in kernel.nodes)
         results = [t for n in kernel.nodes for t in graph.outputs(n) if t in inserted or graph.leaves(t, kernel)]
         points = tuple(p for t in results for p in _points(plan, graph, t, inserted.get(t, []), rest=True))
@@ -81,6 +85,7 @@ class _Readers:
         nodes = proto.graph.node
         self._nodes = {node.name: node for node in nodes}
         self.maker = {name: node.name for node in nodes for name in node.output if name}
+        self._given = {v.name for v in (*proto.graph.input, *proto.graph.initializer)}
         self._read: dict[str, set[tuple[str, int]]] = {}
         for node in nodes:
             for port, name in enumerate(node.input):
@@ -89,6 +94,9 @@ class _Readers:
                 self._read.setdefault(name, set()).add((node.name, -1))
         for output in proto.graph.output:
             self._read.setdefault(output.name, set()).add(("", -1))
+
+    def knows(self, tensor: str) -> bool:
+        return tensor in self.maker or tensor in self._given
 
     def outputs(self, node: str) -> tuple[str, ...]:
         return tuple(name for name in self._nodes[node].output if name)

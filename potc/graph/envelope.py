@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from potc.graph.names import all_graphs, nested_graphs, rename
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import outer_reads
 
 MODEL_FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
-def through_graphsurgeon(proto: onnx.ModelProto, edit: Callable[[gs.Graph], None]) -> onnx.ModelProto:
+def through_graphsurgeon(
+    proto: onnx.ModelProto, edit: Callable[[gs.Graph], Mapping[str, str] | None]
+) -> onnx.ModelProto:
     """The model after ``edit`` changed its graphsurgeon graph; what the edit did not touch is as before.
 
-    Nodes come back in topological order, initializers in their old order with new ones behind.
+    ``edit`` returns what nested graphs must read instead of a tensor; else they stay to the bit. Nodes come back in topological
+    order, initializers in their old order with new ones behind.
     graphsurgeon prints to stdout: that is swallowed, stdout is for answers.
     """
     overridable = {i.name for i in proto.graph.input} & {t.name for t in proto.graph.initializer}
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(proto)
-        edit(graph)
+        renamed = edit(graph) or {}
         exported = gs.export_onnx(graph, do_type_check=False)
+    _restore_nested(proto.graph, exported.graph, renamed)
     reorder(exported.graph, sorted_positions(exported.graph))
     _restore(proto, exported, overridable)
     return exported
@@ -62,6 +67,17 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[s
     _restore_values(before.graph, after.graph, overridable)
 
 
+def _restore_nested(before: onnx.GraphProto, after: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
+    old = {node.name: node for node in before.node}
+    for node in after.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                attribute.CopyFrom(next(a for a in old[node.name].attribute if a.name == attribute.name))
+        for nested in nested_graphs(node) if renamed else ():
+            for inner in all_graphs(nested):
+                rename(inner, renamed)
+
+
 def _restore_text(before: onnx.NodeProto | onnx.GraphProto, after: onnx.NodeProto | onnx.GraphProto) -> None:
     if before.HasField("doc_string"):
         after.doc_string = before.doc_string
@@ -78,7 +94,9 @@ def _restore_values(before: onnx.GraphProto, after: onnx.GraphProto, overridable
     read = {name for node in before.node for name in (*node.input, *outer_reads(node))} | {
         o.name for o in before.output
     }
-    lost = (t for t in before.initializer if t.name not in stored and (t.name in overridable or t.name not in read))
+    inside = {name for node in before.node for name in outer_reads(node)}
+    kept = overridable | inside
+    lost = (t for t in before.initializer if t.name not in stored and (t.name in kept or t.name not in read))
     after.initializer.extend(lost)
     positions = {t.name: i for i, t in enumerate(before.initializer)}
     after.initializer.sort(key=lambda t: positions.get(t.name, len(positions)))  # in place: no weights are copied
@@ -87,9 +105,9 @@ def _restore_values(before: onnx.GraphProto, after: onnx.GraphProto, overridable
         if output.name in outputs:
             output.CopyFrom(outputs[output.name])
     made = {name for node in after.node for name in node.output}
-    kept = {v.name: v for v in before.value_info if v.name in made}
-    added = [v for v in after.value_info if v.name not in kept]
+    declared_before = {v.name: v for v in before.value_info if v.name in made}
+    added = [v for v in after.value_info if v.name not in declared_before]
     declared = {o.name for o in after.output} | {i.name for i in after.input} | {t.name for t in after.initializer}
     fresh = [v for v in added if v.name in made and v.name not in declared]
     del after.value_info[:]
-    after.value_info.extend([*kept.values(), *fresh])
+    after.value_info.extend([*declared_before.values(), *fresh])

@@ -7,6 +7,7 @@ from onnx import version_converter
 
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
+from potc.graph.names import settle_names
 
 
 def raise_opset(model: Model, minimum: int) -> Model:
@@ -45,12 +46,4 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         before.ir_version,
         *(ir for opset, ir in lowest.items() if after.opset_import[0].version >= opset),
     )
-    taken = {node.name for node in before.graph.node}
-    for i, node in enumerate(after.graph.node):
-        if not node.name:
-            name, count = f"{node.op_type}_raised_{i}", 1
-            while name in taken:
-                count += 1
-                name = f"{node.op_type}_raised_{i}_{count}"
-            node.name = name
-            taken.add(name)
+    settle_names(after.graph)

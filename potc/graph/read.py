@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
+from potc.graph.names import settle_names
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
 
@@ -44,7 +45,7 @@ def accept_model(path: str, proto: onnx.ModelProto) -> Model:
     files = (path, *_load_external(path, proto))
     _check(path, proto)
     _refuse_nan(path, proto.graph)
-    _name_nodes(proto.graph)
+    settle_names(proto.graph)
     _open_negative_dimensions(proto.graph)
     return Model(path, proto, files)
 
@@ -256,25 +257,6 @@ def _refuse_nan(path: str, graph: onnx.GraphProto) -> None:
             if np.isnan(values.sum(dtype=np.float64)) and bool(np.isnan(values.astype(np.float64)).any()):
                 message = f"the weights `{_shown(tensor.name)}` in {path} hold NaN"
                 raise reject("non-finite-weights", message, node=tensor.name, help="train or export the model again")
-
-
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Every node gets a unique name; names that are there and unique stay."""
-    taken: set[str] = set()
-    unnamed: list[tuple[int, onnx.NodeProto]] = []
-    for i, node in enumerate(graph.node):
-        if node.name and node.name not in taken:
-            taken.add(node.name)
-        else:
-            unnamed.append((i, node))
-    for i, node in unnamed:
-        base = f"{node.name or node.op_type}_{i}"
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        node.name = name
-        taken.add(name)
 
 
 def _open_negative_dimensions(graph: onnx.GraphProto) -> None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 
 from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.execute.session import WORKERS, InferenceSession, SessionError, first_line, open_session, run_each
+from potc.graph.bodies import Body
 from potc.graph.model import Model
 from potc.quantize.estimators import quantile_of
 from potc.quantize.histogram import Histogram, merge_histograms
+from potc.quantize.inner import InnerRuns
 from potc.quantize.needs import EXTREMES, Needs, needs_of
 from potc.quantize.observe import (
     FLOATS,
@@ -32,7 +36,7 @@ from potc.quantize.observe import (
     value_outputs,
 )
 from potc.quantize.plan import Plan
-from potc.quantize.ranges import Ranges, fingerprint
+from potc.quantize.ranges import Ranges, fingerprint, merge_ranges
 from potc.quantize.seen import Seen, merge_seen, see
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
@@ -59,7 +63,7 @@ def calibrate(
     for index, (feed, results) in enumerate(observer.run(dataset)):
         observer.add(index, feed, results)
         progress(index + 1, total)
-    return observer.ranges(dataset.generated)
+    return observer.ranges(fingerprint(model), dataset.generated)
 
 
 def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
@@ -75,23 +79,37 @@ def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
 
 
 class _Observer:
-    """The session, and what was seen so far."""
+    """The session of one graph, what was seen so far, and the same for each of its bodies that holds kernels.
 
-    def __init__(self, model: Model, plan: Plan, needs: Needs) -> None:
-        self._model, self._needs = model, needs
-        self._tensors = plan.observed
-        self._channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections}
-        self._ends = [o.name for o in model.proto.graph.output if o.type.tensor_type.elem_type in FLOATS]
+    A body is run on its own, with what the graph around it gives it, as often as the graph runs it. One run is one sample.
+    """
+
+    def __init__(self, model: Model, plan: Plan, needs: Needs, body: Body | None = None) -> None:
+        self._model, self.key = model, "" if body is None else body.key
+        own = _tensors_of(model.proto.graph)
+        if body is not None:  # what belongs to another graph is observed there
+            own.difference_update(body.captured, body.constants)
+        self._tensors = tuple(t for t in plan.observed if t in own)
+        self._channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections if c.tensor in own}
+        self._fetched = tuple(t for t in needs.fetched if t in own)
+        self._quantiles = needs.quantiles
+        self._ends = [o.name for o in model.proto.graph.output if body is not None or _is_float(o)]
         self._scalars = list(reductions(model.proto, self._tensors))
         averaged = list(mean_outputs(model.proto, len(self._channels)))
-        values = list(value_outputs(model.proto, len(needs.fetched)))
-        self._outputs = [*self._scalars, *averaged, *values, *self._ends]
-        self._session = _open(instrument(model.proto, self._tensors, list(self._channels.values()), needs.fetched))
+        values = list(value_outputs(model.proto, len(self._fetched)))
+        self._inner = InnerRuns(model, plan)
+        self._bodies = {b.key: _Observer(b.model, plan, needs, b) for b in self._inner.bodies}
+        self._outputs = [*self._scalars, *averaged, *values, *self._ends, *self._inner.reads]
+        self._runs = 0
+        channels = list(self._channels.values())
+        self._session = _open(instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads))
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
         self._means = {t: ChannelMean() for t in self._channels}
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
-        self._by_channel: dict[tuple[str, int], _Channels] = {k: _Channels(r) for k, r in needs.channels.items()}
-        self._histograms = {t: Histogram.empty() for t in needs.histograms}
+        self._by_channel: dict[tuple[str, int], _Channels] = {
+            k: _Channels(r) for k, r in needs.channels.items() if k[0] in own
+        }
+        self._histograms = {t: Histogram.empty() for t in needs.histograms if t in own}
         self._seen = Seen()
 
     def run(self, dataset: Dataset) -> Iterator[tuple[Mapping[str, np.ndarray], Results]]:
@@ -103,28 +121,42 @@ class _Observer:
                 waiting.append(feed)
                 yield feed
 
-        workers = 1 if self._needs.fetched else WORKERS
+        workers = 1 if self._fetched else WORKERS
         results = run_each(self._session, self._outputs, feeds(), workers)
         for index in range(len(dataset)):
             found = _next(results, index)
             yield waiting.popleft(), found
 
     def add(self, index: int, feed: Mapping[str, np.ndarray], results: Results) -> None:
+        self._runs += 1
         self._extremes.append(self._checked(index, feed, results))
         rest = iter(results[len(self._scalars) :])
         for tensor in self._channels:
             means = next(rest)
             if np.isfinite(means).all():  # no positions give NaN
                 self._means[tensor] = merge_means(self._means[tensor], ChannelMean.of_sample(means))
-        for tensor in self._needs.fetched:
+        for tensor in self._fetched:
             values = np.asarray(next(rest))
             if values.size:
                 self._fetch(tensor, values)
-        ends = {n: np.asarray(a) for n, a in zip(self._ends, rest, strict=True)}
-        self._seen = merge_seen(self._seen, see(feed, ends))
+        ends = {n: next(rest) for n in self._ends}
+        if not self.key:
+            self._seen = merge_seen(self._seen, see(feed, {n: np.asarray(a) for n, a in ends.items()}))
+        self._inner.drive({**feed, **dict(zip(self._inner.reads, rest, strict=True))}, partial(self._run_body, index))
+
+    def _run_body(self, index: int, body: Body, feed: Mapping[str, Any]) -> Sequence[Any]:
+        """One run of a body: what it returns."""
+        return self._bodies[body.key].run_once(index, feed)
+
+    def run_once(self, index: int, feed: Mapping[str, Any]) -> Sequence[Any]:
+        """Runs this body, and notes what it holds. Returns what the body returns."""
+        results = _next(run_each(self._session, self._outputs, [feed], 1), index)
+        self.add(index, feed, results)
+        first = len(self._outputs) - len(self._inner.reads) - len(self._ends)
+        return results[first : first + len(self._ends)]
 
     def _fetch(self, tensor: str, values: np.ndarray) -> None:
-        for row in self._needs.quantiles.get(tensor, ()):
+        for row in self._quantiles.get(tensor, ()):
             self._rows.setdefault((tensor, row), []).append(quantile_of(values, row))
         if tensor in self._histograms:
             self._histograms[tensor] = merge_histograms(self._histograms[tensor], Histogram.of_values(values))
@@ -159,8 +191,9 @@ class _Observer:
             )
         return float(values.min()), float(values.max())
 
-    def ranges(self, generated: bool) -> Ranges:
-        extremes = np.array(self._extremes, np.float32).reshape(-1, len(self._tensors), 2)
+    def ranges(self, model: str, generated: bool) -> Ranges:
+        """What this graph and its bodies hold. ``model``: the fingerprint of the whole."""
+        extremes = np.array(self._extremes, np.float32).reshape(self._runs, len(self._tensors), 2)
         by_tensor: dict[str, Statistic] = {}
         for position, tensor in enumerate(self._tensors):
             pairs = extremes[:, position]
@@ -168,7 +201,21 @@ class _Observer:
             more = {row: np.array(found) for (t, row), found in self._rows.items() if t == tensor}
             by_tensor[tensor] = Statistic.of_samples(pairs[:, 0], pairs[:, 1], more, self._histograms.get(tensor))
         by_channel = {key: channels.statistic() for key, channels in self._by_channel.items()}
-        return Ranges(by_tensor, self._means, by_channel, self._seen, fingerprint(self._model), generated)
+        runs = {self.key: self._runs} if self.key else {}
+        found = Ranges(by_tensor, self._means, by_channel, self._seen, model, generated, runs)
+        for body in self._bodies.values():
+            found = merge_ranges(found, body.ranges(model, generated))
+        return found
+
+
+def _tensors_of(graph: onnx.GraphProto) -> set[str]:
+    """All that a graph defines."""
+    values = {v.name for v in (*graph.input, *graph.initializer)}
+    return values | {name for node in graph.node for name in node.output if name}
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type in FLOATS
 
 
 class _Channels:

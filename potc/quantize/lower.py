@@ -19,8 +19,10 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from potc.graph.bodies import Body, bodies_of, with_bodies
 from potc.graph.envelope import through_graphsurgeon
 from potc.graph.model import Model
+from potc.graph.names import all_nodes, fresh, names_in
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params
 from potc.quantize.plan import ConstantQuantizer, Insertion, Plan
@@ -45,8 +47,27 @@ STORAGE: Mapping[str, np.dtype[Any]] = {
 
 def lower(model: Model, plan: Plan, params: Params) -> onnx.ModelProto:
     """The quantized model. Every inserted node is named after its tensor and carries the rule that asked for it."""
-    editor = _Editor(plan, params)
-    return through_graphsurgeon(model.proto, editor.edit)
+    covered = {name for kernel in plan.kernels for name in kernel.nodes}
+    return _lower(model, plan, params, names_in(model.proto), covered, frozenset())
+
+
+def _lower(
+    model: Model, plan: Plan, params: Params, names: set[str], covered: set[str], outer: frozenset[str]
+) -> onnx.ModelProto:
+    """Bodies that hold kernels first: what they read from outside keeps its name until then. ``names``: all that are taken;
+    ``outer``: inputs that are another graph's tensors."""
+    changed = [
+        (
+            body,
+            body.model.with_proto(
+                _lower(body.model, plan, params, names, covered, frozenset((*body.captured, *body.constants)))
+            ),
+        )
+        for body in bodies_of(model)
+        if isinstance(body, Body) and any(n.name in covered for n in all_nodes(body.model.proto.graph))
+    ]
+    proto = with_bodies(model, changed).proto
+    return through_graphsurgeon(proto, _Editor(plan, params, names, outer).edit)
 
 
 def _constant(name: str, values: np.ndarray) -> gs.Constant:
@@ -55,34 +76,39 @@ def _constant(name: str, values: np.ndarray) -> gs.Constant:
 
 
 class _Editor:
-    def __init__(self, plan: Plan, params: Params) -> None:
+    """Edits one graph: of the plan, it takes what belongs to the graph's own nodes and tensors."""
+
+    def __init__(self, plan: Plan, params: Params, names: set[str], outer: frozenset[str]) -> None:
         self._plan = plan
         self._params = params
-        self._names: set[str] = set()
+        self._names = names
+        self._outer = outer
+        self._renamed: dict[str, str] = {}  # what nested graphs read instead of a tensor
         self._stored: dict[tuple[str, bytes], gs.Variable] = {}
 
-    def edit(self, graph: gs.Graph) -> None:
+    def edit(self, graph: gs.Graph) -> Mapping[str, str]:
+        """Edits in place. Returns what nested graphs must read instead of a tensor."""
         tensors: dict[str, gs.Tensor] = graph.tensors()
         nodes: dict[str, gs.Node] = {node.name: node for node in graph.nodes}
-        self._names = {*tensors, *nodes}
         inputs = {t.name for t in graph.inputs}
         for index, constant in enumerate(self._plan.constants):
-            self._store(graph, nodes[constant.node], constant, index)
+            if constant.node in nodes:
+                self._store(graph, nodes[constant.node], constant, index)
         for insertion in self._plan.insertions:
+            readers = insertion.consumers
+            own = insertion.tensor in tensors.keys() - self._outer if readers is None else readers[0][0] in nodes
+            if not own:
+                continue
             tensor = tensors[insertion.tensor]
             params = self._params.activations[insertion.quantizer]
             if insertion.consumers is None and insertion.tensor not in inputs:
                 self._replace(graph, tensor, params)
             else:
                 self._beside(graph, nodes, tensor, insertion, params)
+        return self._renamed
 
     def _fresh(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
+        return fresh(name, self._names)
 
     def _numbers(self, name: str, params: QuantParams) -> list[gs.Constant]:
         zero_point = np.asarray(params.zero_point).astype(STORAGE[params.qtype.storage])
@@ -150,6 +176,7 @@ class _Editor:
         """Only the named readers read the dequantized value."""
         target = gs.Variable(self._fresh(f"{tensor.name}/dequantized"), tensor.dtype, tensor.shape)
         if insertion.consumers is None:
+            self._renamed[tensor.name] = target.name
             readers = [
                 (reader, p) for reader in list(tensor.outputs) for p, t in enumerate(reader.inputs) if t is tensor
             ]

@@ -90,12 +90,13 @@ def instrument(
     tensors: Sequence[str],
     means: Sequence[tuple[str, int, int]] = (),
     fetched: Sequence[str] = (),
+    returned: Sequence[str] = (),
 ) -> bytes:
     """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), one float32 [C] output
     for each of ``means``: (tensor, its rank, its channel axis), see ``mean_outputs``, and one of float32 for each tensor of
-    ``fetched``: its values, see ``value_outputs``.
+    ``fetched``: its values, see ``value_outputs``. Tensors of any type in ``returned`` become outputs under their own names.
 
-    ``tensors`` are float tensors of the main graph: model inputs and initializers too. Other float types are cast to
+    ``tensors`` are float tensors of the graph: model inputs and initializers too. Other float types are cast to
     float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
     are inf and -inf. Of a tensor that holds NaN they mean nothing, but then the sum is NaN, in every position; so it is
     there to be tested, not to be used. The model's own outputs stay: they cost nothing unless they are asked for.
@@ -120,7 +121,17 @@ def instrument(
         nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
     added = (*mean_outputs(proto, len(means)), *value_outputs(proto, len(fetched)))
     outputs.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
+    outputs.extend(_returned(proto, returned))
     return _appended(proto, nodes, outputs)
+
+
+def _returned(proto: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[onnx.ValueInfoProto]:
+    """An output for each tensor that the model does not return already."""
+    known = {o.name for o in proto.graph.output}
+    told = {v.name: v for v in proto.graph.value_info}
+    for name in tensors:
+        if name not in known:
+            yield told.get(name) or helper.make_empty_tensor_value_info(name)
 
 
 def expose(proto: onnx.ModelProto, tensor: str) -> tuple[bytes, str]:

@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto
 
 from potc import __version__
+from potc.graph.names import all_graphs
 from potc.language.program import Program
 from potc.match.rewrite import Change
 from potc.quantize.plan import Insertion, Origin, Plan
@@ -75,21 +76,22 @@ def _set(holder: Any, values: dict[str, str]) -> None:
 
 
 class _Graph:
-    """The compiled graph by names."""
+    """The compiled graph and what is nested in it, by names."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.nodes = {node.name: node for node in graph.node}
-        self.maker = {name: node for node in graph.node for name in node.output if name}
+        graphs = list(all_graphs(model.graph))  # names are unique in all of them together
+        nodes = [node for graph in graphs for node in graph.node]
+        self.nodes = {node.name: node for node in nodes}
+        self.maker = {name: node for node in nodes for name in node.output if name}
         self._quantize: dict[str, list[NodeProto]] = {}
         self._dequantize: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
+        for node in nodes:
             if node.op_type == "QuantizeLinear":
                 self._quantize.setdefault(node.input[0], []).append(node)
             elif node.op_type == "DequantizeLinear":
                 self._dequantize.setdefault(node.input[0], []).append(node)
-        self._values = {v.name: v for v in (*graph.value_info, *graph.output)}
-        self._stored = {t.name: t for t in graph.initializer}
+        self._values = {v.name: v for graph in graphs for v in (*graph.value_info, *graph.output)}
+        self._stored = {t.name: t for graph in graphs for t in graph.initializer}
 
     def inserted(self, insertion: Insertion, known: Iterable[str]) -> Iterator[NodeProto]:
         """The nodes of a pair. ``known``: inserted nodes that belong to other pairs."""

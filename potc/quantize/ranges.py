@@ -26,6 +26,8 @@ class Ranges:
     a ``ChannelMean`` for each that a correction asks about; and what was ``seen`` at the model's ends.
 
     ``model``: the fingerprint of the prepared model that was run, "" if that was not noted. ``generated``: samples were made up.
+    ``runs``: how often each nested graph ran that holds kernels, by ``node/attribute``; each run counts as a sample of what
+    is inside.
     """
 
     by_tensor: Mapping[str, Statistic]
@@ -34,6 +36,7 @@ class Ranges:
     seen: Seen = field(default_factory=Seen)
     model: str = ""
     generated: bool = False
+    runs: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def to_json(self) -> str:
         """One JSON document with names sorted, so equal ranges are equal text."""
@@ -50,6 +53,7 @@ class Ranges:
             "tensors": {name: self.by_tensor[name].to_json() for name in sorted(self.by_tensor)},
             "channels": channels,
             "means": {name: _mean_to_json(self.means[name]) for name in sorted(self.means)},
+            "runs": {name: self.runs[name] for name in sorted(self.runs)},
         }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -70,6 +74,7 @@ class Ranges:
                 Seen.from_json(value["seen"]),
                 str(value["model"]),
                 value["generated"] is True,
+                {str(n): int(count) for n, count in value.get("runs", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             message = f"{name} holds no readable ranges: {error}"
@@ -104,6 +109,7 @@ def merge_ranges(a: Ranges, b: Ranges) -> Ranges:
         merge_seen(a.seen, b.seen),
         a.model or b.model,
         a.generated or b.generated,
+        {n: a.runs.get(n, 0) + b.runs.get(n, 0) for n in _either(a.runs, b.runs)},
     )
 
 
