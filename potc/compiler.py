@@ -88,8 +88,19 @@ class Compilation:
     @property
     def inputs(self) -> tuple[str, ...]:
         """All files that were read: the model and its external data, rule files with their Python files, samples, ranges."""
-        ranges = () if self.job.ranges is None else (self.job.ranges,)
-        return tuple(dict.fromkeys((*self.model.files, *self.program.sources, *self.samples.files, *ranges)))
+        return _files(self.job, self.model, self.program, self.samples)
+
+
+def read_inputs(job: Job) -> tuple[str, ...]:
+    """All files that a compile of this job reads, as ``Compilation.inputs`` has them. Raises Rejected."""
+    program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
+    model = read_model(job.model)
+    return _files(job, model, program, open_samples(job.data, model, job.samples, job.seed))
+
+
+def _files(job: Job, model: Model, program: Program, samples: Dataset) -> tuple[str, ...]:
+    ranges = () if job.ranges is None else (job.ranges,)
+    return tuple(dict.fromkeys((*model.files, *program.sources, *samples.files, *ranges)))
 
 
 def compile_model(job: Job, trace: Trace | None = None) -> Compilation:

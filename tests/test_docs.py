@@ -7,14 +7,13 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import click
 import onnx.defs
 import pytest
 
-from potc.cli.main import COMMANDS, main
+from potc.cli.main import COMMANDS, main, potc
 from potc.diagnostics.codes import CODES
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +51,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def command_of(name: str) -> click.Command:
-    return import_module(COMMANDS[name][0]).command
+    command = potc.get_command(click.Context(potc), name)
+    assert command is not None
+    return command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from potc.cli.collector import uncollected
-from potc.cli.options import color_option
+from potc.cli.options import color_option, report_format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Diagnostic, Rejected
 
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--deny-warnings", is_flag=True, help="A warning ends with exit code 1, as an error does.")
 @click.option("-W", "policy", type=click.Choice(["error"]), help="`-W error` is `--deny-warnings`.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "sarif"]),
-    default="text",
-    help="json: one diagnostic a line on standard output. sarif: one SARIF 2.1.0 log.",
-)
+@report_format_option
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
 @click.pass_obj
@@ -53,15 +47,10 @@ def command(
     potc check --strict --deny-warnings rules/*.rules
     potc check --format sarif rules/*.rules > rules.sarif
     """
-    session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json")
+    session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json", form)
     with nullcontext() if corpus else uncollected():
         findings = _find(files, strict, corpus)
-    if form == "sarif":
-        from potc.diagnostics.render_sarif import render_sarif
-
-        terminal.answer(render_sarif(findings.diagnostics))
-    else:
-        terminal.show(findings.diagnostics)
+    terminal.show(findings.diagnostics)
     exit_code = findings.exit_code
     if exit_code == 0 and findings.count("warning") and (deny_warnings or policy == "error"):
         exit_code = 1

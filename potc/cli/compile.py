@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from potc.cli.depfile import depfile
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
 from potc.cli.terminal import Session, Terminal
@@ -98,7 +98,9 @@ class Outputs:
 @click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
 @click.option("--depfile", metavar="FILE", help="Write a dependency file for make or ninja.")
 @click.option("--depfile-target", metavar="NAME", help="The target in the dependency file; OUT if not given.")
-@format_option
+@click.option("--print-inputs", is_flag=True, help="Compile nothing; print each file that a compile reads, one a line.")
+@click.option("--null", is_flag=True, help="End the names of --print-inputs with a null character.")
+@report_format_option
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
 @click.option("-v", "--verbose", is_flag=True, help="List each kernel; show the traceback of a bug.")
@@ -110,19 +112,44 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     potc compile model.onnx --rules cpu --data calib.npz -o model.int8.onnx
     potc compile model.onnx --rules npu.rules --set vnni=true --report report.json
     """
-    session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
+    session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json", form)
     _refuse_empty(words)
     check_preset(words)
+    _drop_configured_rules(words)
     rules = chosen_rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
     ranges = words["save_ranges"]
     outputs = Outputs(output, words["plan"], ranges, words["report"], words["depfile"], words["depfile_target"])
     if outputs.depfile and output == STANDARD_OUTPUT and not outputs.depfile_target:
         raise click.UsageError("--depfile with -o - needs --depfile-target")
-    if terminal.as_json and output == STANDARD_OUTPUT:
-        raise click.UsageError("--format json and -o - both want standard output")
-    outputs.check(tuple(f for f in (words["model"], words["data"], words["ranges"], rules, *words["externs"]) if f))
-    return _compile(_job(rules, words), outputs, terminal)
+    if form != "text" and output == STANDARD_OUTPUT:
+        raise click.UsageError(f"--format {form} and -o - both want standard output")
+    configured = () if session.configuration is None else (session.configuration,)
+    if words["null"] and not words["print_inputs"]:
+        raise click.UsageError("--null is for --print-inputs")
+    if words["print_inputs"]:
+        return _print_inputs(_job(rules, words), configured, "\0" if words["null"] else "\n", terminal)
+    inputs = (words["model"], words["data"], words["ranges"], rules, *words["externs"], *configured)
+    outputs.check(tuple(f for f in inputs if f))
+    return _compile(_job(rules, words), outputs, terminal, configured)
+
+
+def _print_inputs(job: Job, configured: tuple[str, ...], end: str, terminal: Terminal) -> int:
+    """What --depfile would list, for build systems that want to know it first."""
+    from potc.compiler import read_inputs
+
+    names = dict.fromkeys((*read_inputs(job), *configured))
+    terminal.answer_bytes("".join(f"{name}{end}" for name in names).encode(errors="surrogateescape"))
+    return 0
+
+
+def _drop_configured_rules(words: dict[str, Any]) -> None:
+    """``--target-device`` on the command line wins over ``rules`` in a configuration, and the other way round."""
+    of = click.get_current_context().get_parameter_source
+    configured = click.core.ParameterSource.DEFAULT_MAP
+    for name, other in (("rules", "target_device"), ("target_device", "rules")):
+        if of(name) is configured and of(other) is click.core.ParameterSource.COMMANDLINE:
+            words[name] = None
 
 
 def _refuse_empty(words: Mapping[str, Any]) -> None:
@@ -179,7 +206,7 @@ def setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
+def _compile(job: Job, outputs: Outputs, terminal: Terminal, configured: tuple[str, ...] = ()) -> int:
     from potc.cli.progress import watching
     from potc.cli.summary import summary
     from potc.compiler import Trace
@@ -193,11 +220,14 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal) -> int:
         accounted = layers_of(compilation) if asked else None
     if not compilation.verification.ok:
         return _failed_verification(compilation, terminal)
-    outputs.check(compilation.inputs)
+    inputs = tuple(dict.fromkeys((*compilation.inputs, *configured)))
+    outputs.check(inputs)
     told = report(compilation, accounted, choice)
-    _write(outputs, compilation, told, terminal)
+    _write(outputs, compilation, told, inputs, terminal)
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))
+    elif terminal.form == "sarif":
+        terminal.show(())
     else:
         terminal.say(summary(told, outputs.model, terminal.verbose))
     return 0
@@ -245,7 +275,9 @@ def _explain_dead_output(compilation: Compilation) -> None:
         raise reject("dead-output", message, help=reason)
 
 
-def _write(outputs: Outputs, compilation: Compilation, told: Report, terminal: Terminal) -> None:
+def _write(
+    outputs: Outputs, compilation: Compilation, told: Report, inputs: tuple[str, ...], terminal: Terminal
+) -> None:
     """All files or none, the model last."""
     from potc.graph.write import write_all
     from potc.quantize.plan_file import plan_to_json
@@ -258,7 +290,7 @@ def _write(outputs: Outputs, compilation: Compilation, told: Report, terminal: T
     if outputs.report:
         files[outputs.report] = told.to_json().encode()
     if outputs.depfile:
-        files[outputs.depfile] = depfile(outputs.depfile_target or outputs.model, compilation.inputs).encode()
+        files[outputs.depfile] = depfile(outputs.depfile_target or outputs.model, inputs).encode()
     if outputs.model != STANDARD_OUTPUT:
         files[outputs.model] = compilation.compiled
     write_all(files)

@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import click
 
 from potc import __version__
+from potc.cli.arguments import expanded
+from potc.cli.configuration import with_isolated
 from potc.cli.collector import uncollected
 from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected
@@ -49,7 +51,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         with uncollected():
-            return import_module(COMMANDS[cmd_name][0]).command
+            command = import_module(COMMANDS[cmd_name][0]).command
+        return with_isolated(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -98,9 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     session = Session()
     try:
-        result: Any = potc.main(
-            None if argv is None else list(argv), prog_name="potc", standalone_mode=False, obj=session
-        )
+        words = expanded(sys.argv[1:] if argv is None else argv)
+        result: Any = potc.main(words, prog_name="potc", standalone_mode=False, obj=session)
     except click.ClickException as error:
         error.show(sys.stderr)
         return USAGE
@@ -121,7 +123,7 @@ def _show(session: Session, rejected: Rejected) -> None:
     try:
         session.terminal.show(rejected.diagnostics)
     except Rejected as unwritable:
-        replace(session.terminal, as_json=False).show((*rejected.diagnostics, *unwritable.diagnostics))
+        replace(session.terminal, as_json=False, form="text").show((*rejected.diagnostics, *unwritable.diagnostics))
 
 
 def _report_bug(session: Session, error: Exception) -> None:

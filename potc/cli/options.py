@@ -21,3 +21,10 @@ def format_option(command: Command) -> Command:
     choice = click.Choice(["text", "json"])
     text = "json: the answer, diagnostics included, on standard output."
     return click.option("--format", "form", type=choice, default="text", help=text)(command)
+
+
+def report_format_option(command: Command) -> Command:
+    """For commands whose diagnostics code hosts and editors show."""
+    choice = click.Choice(["text", "json", "sarif", "github"])
+    text = "json: the answer on standard output; sarif: diagnostics as one log; github: as annotations."
+    return click.option("--format", "form", type=choice, default="text", help=text)(command)

@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from potc.diagnostics.diagnostic import Diagnostic, reject
+from potc.diagnostics.render_github import render_github
 from potc.diagnostics.render_json import render_json
 from potc.diagnostics.render_text import render
 
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """How a command talks. ``verbosity``: -1 quiet, 0 normal, 1 verbose. ``as_json``: diagnostics are an answer too."""
+    """How a command talks. ``verbosity``: -1 quiet, 0 normal, 1 verbose. ``as_json``: diagnostics are an answer too,
+    and so they are in a ``form`` of their own: "sarif" or "github"."""
 
     verbosity: int = 0
     color: str = "auto"
     as_json: bool = False
+    form: str = "text"
 
     @property
     def quiet(self) -> bool:
@@ -60,10 +63,18 @@ class Terminal:
             raise reject("unwritable-output", message, exit_code=2) from error
 
     def show(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Diagnostics in the chosen format: text for people, or one JSON object a line on standard output."""
+        """Diagnostics in the chosen format: text for people, or on standard output one JSON object or workflow command a
+        line, or one SARIF log: then everything must be told at once."""
+        if self.form == "sarif":
+            from potc.diagnostics.render_sarif import render_sarif
+
+            self.answer(render_sarif(diagnostics))
+            return
         for diagnostic in diagnostics:
             if self.as_json:
                 self.answer(render_json(diagnostic))
+            elif self.form == "github":
+                self.answer(render_github(diagnostic))
             else:
                 self.complain(render(diagnostic, color=wants_color(self.color, sys.stderr)))
 
@@ -73,6 +84,7 @@ class Session:
     """One run of the command line: commands set ``terminal`` once they know their options."""
 
     terminal: Terminal = field(default_factory=Terminal)
+    configuration: str | None = None  # the file that gave defaults to options
 
 
 def wants_color(choice: str, stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, report_format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected, reject
 
@@ -43,7 +43,7 @@ class Options:
 @click.option("--update", is_flag=True, help="Write what was found in place of failed expectations.")
 @click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
 @click.option("--junit", metavar="FILE", help="Write the results as JUnit XML.")
-@format_option
+@report_format_option
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
 @click.option("-v", "--verbose", is_flag=True, help="List each test; show the traceback of a bug.")
@@ -70,7 +70,7 @@ def command(
     potc test rules/npu.rules -k "second reader" -v
     potc test rules/*.rules --coverage --junit results.xml
     """
-    session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json")
+    session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json", form)
     options = Options(coverage, fuzz or 0, seed, update, externs, junit, pattern)
     _refuse(files, options)
     reports = _run(files, options)
@@ -80,6 +80,9 @@ def command(
         from potc.workbench.test_report import report_json
 
         terminal.answer(json.dumps(report_json(reports), indent=2, ensure_ascii=False))
+    elif terminal.form != "text":
+        outcomes = [d for r in reports for o in r.run.outcomes for d in o.diagnostics]
+        terminal.show(dict.fromkeys((*outcomes, *(d for r in reports for c in r.checks for d in c.findings))))
     else:
         for report in reports:
             _tell(report, options, terminal)

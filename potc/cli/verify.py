@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option
+from potc.cli.options import color_option, report_format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Rejected
 
@@ -20,7 +20,7 @@ from potc.diagnostics.diagnostic import Rejected
 @click.option(
     "--extern", "externs", metavar="FILE.py", multiple=True, help="Python file that rules may ask; repeatable."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True)
+@report_format_option
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
 @click.pass_obj
@@ -34,7 +34,7 @@ def command(session: Session, models: tuple[str, ...], form: str, color: str, qu
     potc verify model.int8.onnx --rules cpu
     potc verify build/*.onnx --rules npu.rules --format sarif
     """
-    session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json")
+    session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json", form)
     from potc.cli.compile import setting
     from potc.graph.read import read_model
     from potc.language.resolve import load_rules
@@ -62,10 +62,5 @@ def command(session: Session, models: tuple[str, ...], form: str, color: str, qu
                 state = f"{count} violation{'s' if count > 1 else ''}" if count else "legal"
                 counted = f"{verdict.kernels} kernels on integers, {verdict.quantizers} stored values"
                 terminal.answer(f"{path}: {state} on {verdict.device} ({counted})")
-    if form == "sarif":
-        from potc.diagnostics.render_sarif import render_sarif
-
-        terminal.answer(render_sarif(found).rstrip("\n"))
-    else:
-        terminal.show(found)
+    terminal.show(found)
     return exit_code

@@ -191,6 +191,10 @@ _GRAPH = {
     ),
     "too-large": ("The model is larger than one ONNX file can be.", "Keep its weights in external data."),
     "unsupported-input": ("An input of the model is no tensor.", "Export the model with tensor inputs."),
+    "invalid-configuration": (
+        "`potc.toml`, or `tool.potc` in `pyproject.toml`, can't be used.",
+        "Correct it, or give `--isolated`.",
+    ),
     "unwritable-output": ("The output can't be written.", "Check that the folder exists and the disk has room."),
 }
 

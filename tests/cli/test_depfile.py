@@ -24,12 +24,29 @@ NAMES = [
     "a b#c$d.onnx",
     "größe.onnx",
     "(brackets).rules",
+    "100%.npz",
+    "c:drive.onnx",
+    "a=b.npz",
+    "back\\slash.npz",
+    "back\\ slash.npz",
+    "[1]{2}.npz",
+    "two  spaces.npz",
+    "日本.onnx",
 ]
 
 
 @pytest.mark.parametrize(
     ("path", "escaped"),
-    [("a b", "a\\ b"), ("a#b", "a\\#b"), ("a$b", "a$$b"), ("rules/cpu.rules", "rules/cpu.rules"), ("ä(b)", "ä(b)")],
+    [
+        ("a b", "a\\ b"),
+        ("a#b", "a\\#b"),
+        ("a$b", "a$$b"),
+        ("rules/cpu.rules", "rules/cpu.rules"),
+        ("ä(b).c", "ä(b).c"),
+        ("a:b", "a\\:b"),
+        ("a\\ b", "a\\\\\\ b"),
+        ("a%b\\c", "a%b\\c"),
+    ],
 )
 def test_escape(path: str, escaped: str) -> None:
     assert escape(path) == escaped
@@ -39,10 +56,52 @@ def test_every_input_once_in_order() -> None:
     assert depfile("out.onnx", ["b", "a", "b"]) == "out.onnx: \\\n  b \\\n  a\n"
 
 
-def test_line_breaks_have_no_spelling() -> None:
+def test_what_would_be_a_variable_does_not_come_first() -> None:
+    assert depfile("out", ["a=b", "c", "d"]) == "out: \\\n  c \\\n  a=b \\\n  d\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("out", "a\nb"),
+        ("out", "a\tb"),
+        ("out", "a;b"),
+        ("out", "a|b"),
+        ("out", "a\\"),
+        ("out", "a "),
+        ("out", "a(b)"),
+        ("out", "a=b"),
+        ("a%b", "in"),
+        ("a=b", "in"),
+    ],
+)
+def test_what_has_no_spelling_is_refused(target: str, path: str) -> None:
     with pytest.raises(Rejected) as caught:
-        depfile("out", ["a\nb"])
+        depfile(target, [path])
     assert caught.value.exit_code == 2
+
+
+def test_ninja_rebuilds_when_a_file_changes(tmp_path: Path) -> None:
+    if shutil.which("ninja") is None:
+        return
+    for name in NAMES:
+        (tmp_path / name).write_text("")
+    (tmp_path / "ready.d").write_text(depfile("out", NAMES))
+    rule = "rule r\n  command = cp ready.d out.d; touch out; echo building\n  depfile = out.d\n  deps = gcc\n"
+    (tmp_path / "build.ninja").write_text(f"{rule}build out: r\n")
+
+    def ninja(*words: str) -> str:
+        command = ["ninja", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "building" in ninja()
+    assert "no work to do" in ninja()
+    for name in NAMES:
+        old = (tmp_path / name).stat().st_mtime
+        os.utime(tmp_path / name, (old + 10, old + 10))
+        assert "[1/1]" in ninja("-n"), name
+        os.utime(tmp_path / name, (old, old))
+    assert "no work to do" in ninja()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
