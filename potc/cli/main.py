@@ -20,8 +20,8 @@ import click
 
 from potc import __version__
 from potc.cli.arguments import expanded
-from potc.cli.configuration import with_isolated
 from potc.cli.collector import uncollected
+from potc.cli.configuration import with_isolated
 from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected
 
