@@ -50,18 +50,19 @@ def calibrate(
     dataset: Dataset,
     progress: Callable[[int, int], None],
     settings: RangeSettings | None = None,
+    first: int = 0,
 ) -> Ranges:
     """Runs the float model once per sample and keeps of ``plan.observed`` what the estimator of ``settings`` needs.
 
-    ``progress(done, total)`` is called after each sample. Raises Rejected if an observed tensor holds NaN or infinity,
-    or if onnxruntime can't run a sample; both name the sample, counted from 0.
+    ``progress(done, total)`` is called after each sample. ``first``: index of the first sample, for messages. Raises Rejected
+    if an observed tensor holds NaN or infinity, or if onnxruntime can't run a sample; both name the sample, counted from 0.
     """
     if not plan.observed:
         return Ranges({}, model=fingerprint(model), generated=dataset.generated)
     observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()))
     total = len(dataset)
-    for index, (feed, results) in enumerate(observer.run(dataset)):
-        observer.add(index, feed, results)
+    for index, (feed, results) in enumerate(observer.run(dataset, first)):
+        observer.add(first + index, feed, results)
         progress(index + 1, total)
     return observer.ranges(fingerprint(model), dataset.generated)
 
@@ -112,7 +113,7 @@ class _Observer:
         self._histograms = {t: Histogram.empty() for t in needs.histograms if t in own}
         self._seen = Seen()
 
-    def run(self, dataset: Dataset) -> Iterator[tuple[Mapping[str, np.ndarray], Results]]:
+    def run(self, dataset: Dataset, first: int) -> Iterator[tuple[Mapping[str, np.ndarray], Results]]:
         """Each feed with its results, in order. Several samples run at once, unless whole tensors are fetched of each."""
         waiting: deque[Mapping[str, np.ndarray]] = deque()
 
@@ -124,7 +125,7 @@ class _Observer:
         workers = 1 if self._fetched else WORKERS
         results = run_each(self._session, self._outputs, feeds(), workers)
         for index in range(len(dataset)):
-            found = _next(results, index)
+            found = _next(results, first + index)
             yield waiting.popleft(), found
 
     def add(self, index: int, feed: Mapping[str, np.ndarray], results: Results) -> None:

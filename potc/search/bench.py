@@ -1,0 +1,309 @@
+"""Everything that a search measures: ranges, the noise of each source, and the metrics of candidates.
+
+What takes time is done in tasks of ``SHARD`` samples, by any executor, and each result is noted in the journal under a key made
+of its content. So a result is found again after a crash, and no answer depends on who computed what, or in which order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from potc.compiler import Matched, Trace, quantize, weights
+from potc.data.annotated import AnnotatedDataset, Sample
+from potc.data.kept import spread
+from potc.diagnostics.diagnostic import reject
+from potc.evaluate.measures import Sqnr
+from potc.execute.session import first_line
+from potc.execute.tasks import Executor, Task
+from potc.graph.snapshot import take_snapshot
+from potc.graph.write import serialize
+from potc.quantize.calibrate import calibrate, wanted_ranges
+from potc.quantize.lower import lower
+from potc.quantize.params import Params, solve_params
+from potc.quantize.plan import Plan
+from potc.quantize.ranges import Ranges, merge_ranges
+from potc.quantize.scopes import scoped_nodes
+from potc.quantize.solve import solve
+from potc.quantize.tuning import Tuning
+from potc.search.cost import Costs
+from potc.search.records import decoded, encoded
+from potc.search.run import CalibrateTask, Executable, Feeds, RunTask, executable
+from potc.search.sources import NoiseSource, only
+from potc.search.target import Target
+from potc.search.variant import REASON, Variant, with_raised
+
+SHARD = 32  # samples of one task: what a crash can cost
+WORST = 1e6  # noise-to-signal ratio of results that are not finite
+
+
+class Notes(Protocol):
+    """A journal, or a mapping in memory."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def get(self, key: str) -> Any: ...
+
+    def put(self, key: str, value: Any) -> None: ...
+
+
+class Memory:
+    """Notes of a search that nobody will resume."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def get(self, key: str) -> Any:
+        return self._values[key]
+
+    def put(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A variant, compiled. ``values``: of each metric, over all evaluation samples. ``speedup``: an estimate (see ``cost``)."""
+
+    variant: Variant
+    values: tuple[float, ...]
+    met: bool
+    excess: float
+    speedup: float
+    size: int
+    kernels: int
+    digest: str
+
+
+class Bench:
+    """One model, one device, one set of evaluation samples."""
+
+    def __init__(
+        self, matched: Matched, target: Target, data: AnnotatedDataset, notes: Notes, executor: Executor, trace: Trace
+    ) -> None:
+        self.matched, self.target = matched, target
+        self._data, self._notes, self._executor, self._trace = data, notes, executor, trace
+        self.snapshot = take_snapshot(matched.prepared.proto)
+        self._numbers = {name: n for n, name in enumerate(self.snapshot.names)}
+        self._scoped = scoped_nodes(matched.job.scopes, matched.model, matched.changes, self.snapshot)
+        self.costs = Costs(matched.program, self.snapshot)
+        self._outputs = tuple(o.name for o in matched.model.proto.graph.output)
+        self._float = Executable(matched.model.proto.SerializeToString())
+        self._ranges: dict[str, Ranges] = {}
+        self.evaluations = 0  # of compiled models, resumed ones included
+        self.samples_run = 0  # by this process and its workers, of all models
+        self.candidates: dict[Variant, Candidate] = {}
+
+    # ------------------------------------------------------------------------------------------ plans and models
+
+    def plan(self, variant: Variant) -> Plan:
+        """The rules, without the kernels that are given up. Raises Rejected as ``solve`` does."""
+        held = dict(self._scoped)
+        held.update((self._numbers[name], REASON) for name in variant.held if self._numbers[name] not in held)
+        plan = solve(self.matched.program, self.snapshot, held) if variant.held else self.matched.plan
+        return with_raised(plan, variant.raised)
+
+    def compile(self, variant: Variant, tuning: Tuning) -> tuple[Plan, bytes]:
+        plan = self.plan(variant)
+        matched = replace(self.matched, plan=plan)
+        return plan, quantize(matched, self.ranges(plan, tuning), tuning, Trace())[1]
+
+    def ranges(self, plan: Plan, tuning: Tuning) -> Ranges:
+        """Measured once for the widest plan; what another plan needs beside that is measured when it comes up."""
+        key = json.dumps([asdict(tuning.ranges), tuning.bias.method])
+        found = self._ranges.get(key)
+        if found is None:
+            found = self._calibrated(_observing_all(self.matched.plan), tuning, f"ranges {key}")
+        lacking = _lacking(found, wanted_ranges(self.matched.prepared, plan, tuning.ranges), plan, tuning)
+        if lacking:
+            more = self._calibrated(_observing_all(plan), tuning, f"ranges {_hash(repr(lacking))} {key}")
+            found = replace(
+                found,
+                by_tensor={**more.by_tensor, **found.by_tensor},
+                means={**more.means, **found.means},
+                by_channel={**more.by_channel, **found.by_channel},
+            )
+        self._ranges[key] = found
+        return found
+
+    def _calibrated(self, plan: Plan, tuning: Tuning, key: str) -> Ranges:
+        samples, prepared = self.matched.samples, self.matched.prepared
+        if not plan.observed:
+            return calibrate(prepared, plan, samples, lambda done, total: None, tuning.ranges)
+        self._trace.stage("calibrate")
+        total = len(samples)
+        starts = range(0, total, SHARD)
+        feeds = iter(samples.feeds())
+        position = 0
+
+        def task(start: int) -> Task:
+            nonlocal position
+            inputs = tuple(islice(feeds, start - position, start - position + SHARD))
+            position = start + len(inputs)
+            return CalibrateTask(prepared, plan, tuning.ranges, Feeds(inputs, samples.generated), start)
+
+        keys = [f"{key} {start}" for start in starts]
+        parts = self._noted(keys, lambda i: task(starts[i]), lambda _, found: found, total)
+        texts = (Ranges.from_json(text, "the journal") for part in parts for text in part)
+        merged = next(texts)
+        for ranges in texts:
+            merged = merge_ranges(merged, ranges)
+        return merged
+
+    # ------------------------------------------------------------------------------------------ noise
+
+    def noise(self, sources: Sequence[NoiseSource], plan: Plan, tuning: Tuning, raised: bool) -> list[float]:
+        """Of each source alone: noise-to-signal ratio at the outputs, the mean of all of them. ``raised``: in the most precise
+        types; ``plan``: the one that the sources are of."""
+        if raised:
+            plan = with_raised(plan, (key for s in sources for key in s.raised))
+        prepared = self.matched.prepared
+        params = solve_params(plan, self.ranges(plan, tuning), weights(prepared, plan), tuning)
+        from potc.compiler import opset_for
+        from potc.graph.opset import raise_opset
+
+        base = raise_opset(prepared, opset_for(params))
+        samples = tuple(self._ranking())
+        wanted: list[Any] | None = None
+
+        def task(number: int) -> Task:
+            model = serialize(lower(base, *only(plan, params, sources[number])))
+            return RunTask((Executable(model),), self._outputs, samples, 0, "the ranking samples")
+
+        def ratio(_: int, found: Any) -> float:
+            nonlocal wanted
+            if wanted is None:
+                float_task = RunTask(
+                    (Executable(serialize(base.proto)),), self._outputs, samples, 0, "the ranking samples"
+                )
+                wanted = float_task.run()
+            return _noise(wanted, found)
+
+        settings = _hash(json.dumps([asdict(tuning), self.target.ranking_samples]))
+        keys = [f"noise {settings} {'raised' if raised else 'plain'} {s.key}" for s in sources]
+        return list(self._noted(keys, task, ratio, len(keys) * len(samples)))
+
+    def _ranking(self) -> Iterator[Sample]:
+        wanted = spread(len(self.matched.samples), self.target.ranking_samples)
+        for index, feed in enumerate(self.matched.samples.feeds()):
+            if index in wanted:
+                yield Sample(feed)
+
+    # ------------------------------------------------------------------------------------------ metrics
+
+    def float_values(self) -> tuple[float, ...]:
+        """Of each metric, of the float model."""
+        return self._values(self._float, "float")
+
+    def evaluate(self, variant: Variant, tuning: Tuning, before: Sequence[float]) -> tuple[Candidate, bytes]:
+        """One full evaluation: the metrics of a candidate, and its bytes. ``before``: values of the float model."""
+        plan, compiled = self.compile(variant, tuning)
+        model = executable(compiled, plan, self.matched.program.members[0].signatures)
+        values = self._values(model, model.digest)
+        self.evaluations += 1
+        candidate = Candidate(
+            variant,
+            values,
+            self.target.is_met(before, values),
+            self.target.excess(before, values),
+            self.costs.speedup(plan),
+            len(compiled),
+            len(plan.kernels),
+            model.digest,
+        )
+        return candidate, compiled
+
+    def _values(self, model: Executable, name: str) -> tuple[float, ...]:
+        total = len(self._data)
+        starts = range(0, total, SHARD)
+        metrics = self.target.metrics
+        reference = any(m.reference for m in metrics)
+
+        def task(number: int) -> Task:
+            start = starts[number]
+            samples = tuple(self._data.sample(i) for i in range(start, min(start + SHARD, total)))
+            models = (model, self._float) if reference else (model,)
+            return RunTask(models, self._outputs, samples, start, "the evaluation data")
+
+        def scored(number: int, found: Any) -> Any:
+            return [
+                [encoded(self._score(m, starts[number] + i, entry)) for m in metrics] for i, entry in enumerate(found)
+            ]
+
+        names = " ".join(m.name for m in metrics)
+        keys = [f"score {_hash(names)} {name} {start}" for start in starts]
+        shards = self._noted(keys, task, scored, total * (2 if reference else 1))
+        records = [record for shard in shards for record in decoded(shard)]
+        return tuple(float(m.reduce([r[i] for r in records])) for i, m in enumerate(metrics))
+
+    @staticmethod
+    def _score(metric: Any, index: int, entry: tuple[Any, tuple[Any, ...]]) -> Any:
+        annotation, outputs = entry
+        annotation = outputs[-1] if metric.reference else annotation
+        if annotation is None:
+            message = f"the metric `{metric.name}` compares with annotations, and sample {index} has none"
+            help_ = "give labels, or a metric that compares with the float model: sqnr"
+            raise reject("no-annotation", message, help=help_)
+        try:
+            return metric.score(outputs[0], annotation)
+        except Exception as error:  # a metric may be the user's: whatever it raises is told with the sample
+            message = f"the metric `{metric.name}` failed on sample {index}: {type(error).__name__}: "
+            raise reject("metric-failed", message + first_line(error)) from error
+
+    # ------------------------------------------------------------------------------------------ tasks
+
+    def _noted(
+        self,
+        keys: Sequence[str],
+        task: Callable[[int], Task],
+        value: Callable[[int, Any], Any],
+        samples: int,
+    ) -> Iterator[Any]:
+        """The values of all keys, in order. Those that are not noted are computed: ``task`` by index, then ``value`` of index
+        and result. ``samples``: how many are run in all, if nothing is noted."""
+        missing = [i for i, key in enumerate(keys) if key not in self._notes]
+        done = len(keys) - len(missing)
+        for number, result in self._executor.map(task(i) for i in missing):
+            index = missing[number]
+            self._notes.put(keys[index], value(index, result))
+            done += 1
+            self._trace.progress(done, len(keys))
+        self.samples_run += round(samples * len(missing) / max(len(keys), 1))
+        return (self._notes.get(key) for key in keys)
+
+
+def _observing_all(plan: Plan) -> Plan:
+    """The plan with a range for each tensor: which ones a variant needs is not known yet."""
+    quantizers = tuple(replace(q, observed=q.tensors) for q in plan.quantizers)
+    return replace(plan, quantizers=quantizers)
+
+
+def _lacking(found: Ranges, wanted: Ranges, plan: Plan, tuning: Tuning) -> list[Any]:
+    lacking: list[Any] = [t for t in wanted.by_tensor if t not in found.by_tensor]
+    lacking += [c for c in wanted.by_channel if c not in found.by_channel]
+    if tuning.bias.method != "none":
+        lacking += [c.tensor for c in plan.corrections if c.tensor not in found.means]
+    return lacking
+
+
+def _noise(wanted: Iterable[Any], found: Iterable[Any]) -> float:
+    """The mean of noise / signal over all float outputs that have a signal."""
+    ratios: dict[str, Sqnr] = {}
+    for (_, (a, *_)), (_, (b, *_)) in zip(wanted, found, strict=True):
+        for name, value in a.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
+                ratios.setdefault(name, Sqnr()).add(value, b[name])
+    parts = [min(r.noise / r.signal, WORST) if r.noise != np.inf else WORST for r in ratios.values() if r.signal > 0]
+    return sum(parts) / len(parts) if parts else 0.0
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

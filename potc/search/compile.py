@@ -1,0 +1,129 @@
+"""``compile_to_target``: a model, rules, samples and a target become the fastest compiled model that keeps the target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+
+from potc import __version__
+from potc.choose import choose
+from potc.compiler import Compilation, Job, Matched, Trace, finish, match_model
+from potc.data.annotated import AnnotatedDataset
+from potc.data.dataset import Dataset
+from potc.diagnostics.diagnostic import reject
+from potc.execute.tasks import Executor, InProcess
+from potc.graph.model import Model
+from potc.quantize.tuning import Tuning
+from potc.search.bench import Bench, Memory, Notes
+from potc.search.journal import Journal
+from potc.search.search import Found, Keep, search
+from potc.search.sources import noise_sources
+from potc.search.target import Target
+
+OpenData = Callable[[Model], AnnotatedDataset]
+
+
+def compile_to_target(
+    job: Job,
+    target: Target,
+    data: OpenData,
+    trace: Trace | None = None,
+    keep: Keep = lambda candidate, compiled: None,
+    budget: Callable[[str], None] = lambda words: None,
+    executor: Executor | None = None,
+    journal: str | None = None,
+) -> tuple[Compilation, Found, Matched]:
+    """Compiles, and gives up what costs too much accuracy. ``found.met`` says whether the target is kept.
+
+    ``data``: opens the evaluation samples. ``keep``: see ``search``. ``budget``: told before any model is run how much that will
+    be at most. ``journal``: a file from which an interrupted search goes on; it is removed at the end.
+    Raises Rejected as ``compile_model`` does.
+    """
+    trace = trace or Trace()
+    matched = match_model(job, trace)
+    opened = data(matched.model)
+    if not len(opened):
+        raise reject("no-samples", "there are no evaluation samples")
+    if job.ranges is not None:
+        raise reject("wrong-setting", "a search measures ranges itself: saved ones can't replace that")
+    notes: Notes = Memory() if journal is None else Journal(journal, identity(matched, target, opened))
+    try:
+        bench = Bench(matched, target, opened, notes, executor or InProcess(), trace)
+        budget(_budget(bench, matched, target, len(opened), notes))
+        found = search(bench, trace, keep, lambda: list(_tunings(job, trace)))
+        plan = bench.plan(found.answer.variant)
+        ranges = bench.ranges(plan, found.tuning)
+        compilation = finish(replace(matched, plan=plan), ranges, found.tuning, trace)
+    finally:
+        if executor is not None:
+            executor.close()
+        if isinstance(notes, Journal):
+            notes.close()
+    if isinstance(notes, Journal):
+        Path(notes.path).unlink(missing_ok=True)
+    return compilation, found, matched
+
+
+def _budget(bench: Bench, matched: Matched, target: Target, samples: int, notes: Notes) -> str:
+    """What the search costs at most, in words."""
+    sources = noise_sources(matched.plan, bench.snapshot)
+    types = 1 + (target.raise_precision and any(s.raisable for s in sources))
+    ranked = min(target.ranking_samples, len(matched.samples))
+    runs = (1 + target.evaluations) * samples
+    words = (
+        f"at most {target.evaluations} evaluations and one of the float model, on {samples} samples each: {runs:,} runs; "
+        f"ranking at most {types * len(sources):,} sources of noise on {ranked} samples: {types * len(sources) * ranked:,} runs"
+    )
+    resumed = notes.resumed if isinstance(notes, Journal) else 0
+    return f"{words}; {resumed} results are in the journal already" if resumed else words
+
+
+def _tunings(job: Job, trace: Trace) -> Iterator[Tuning]:
+    """Other settings than the job's: the preset ``mixed``, and what ``--preset auto`` finds without labels."""
+    given = job.tuning
+    mixed = replace(given, ranges=replace(given.ranges, preset="mixed"))
+    if given.ranges.preset == "performance":
+        yield mixed
+    _, choice = choose(job, trace)
+    best = choice.tries[choice.best].tuning
+    if best not in (given, mixed):
+        yield best
+
+
+def identity(matched: Matched, target: Target, data: AnnotatedDataset) -> str:
+    """A hash of everything that a search depends on: contents of files, not their names or times."""
+    job = matched.job
+    sha = hashlib.sha256()
+    versions = {p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}
+    settings = (__version__, versions, matched.program.device, dict(matched.program.features), _words(job), _goal(target))
+    sha.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for file in (*matched.model.files, *matched.program.sources, *job.externs):
+        sha.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    for dataset in (matched.samples, data):
+        sha.update(json.dumps([len(dataset), list(dataset.chosen)]).encode())
+        for digest in _contents(dataset):
+            sha.update(digest)
+    return sha.hexdigest()
+
+
+def _contents(dataset: Dataset) -> Iterator[bytes]:
+    if dataset.files:
+        yield from (hashlib.sha256(Path(f).read_bytes()).digest() for f in dataset.files)
+        return
+    for feed in dataset.feeds():
+        for name, array in feed.items():
+            yield hashlib.sha256(name.encode() + array.tobytes()).digest()
+
+
+def _words(job: Job) -> dict[str, object]:
+    return {"tuning": asdict(job.tuning), "scopes": asdict(job.scopes), "samples": job.samples, "seed": job.seed}
+
+
+def _goal(target: Target) -> dict[str, object]:
+    named: Sequence[str] = [m.name for m in target.metrics]
+    rest = {name: getattr(target, name) for name in ("max_drop", "relative", "evaluations", "ranking_samples", "tune")}
+    return {"metrics": named, "raise": target.raise_precision, **rest}

@@ -1,0 +1,113 @@
+"""Which candidates nothing beats: accuracy against estimated speed and size, as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+
+from potc.search.bench import Candidate
+from potc.search.search import Found
+from potc.search.target import Target
+
+VERSION = 1
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 400, 70, 40, 20, 50
+GREEN, GREY, BLUE = "#2a7d2a", "#999", "#1f5fa8"
+
+
+def front(candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    """Indices of the candidates that no other one beats: at least as accurate, as fast and as small, and better in one."""
+
+    def goods(c: Candidate) -> tuple[float, float, float]:
+        return -c.excess, c.speedup, -float(c.size)
+
+    def is_beaten(c: Candidate) -> bool:
+        mine = goods(c)
+        return any(
+            all(a >= b for a, b in zip(goods(o), mine, strict=True)) and goods(o) != mine
+            for o in candidates
+        )
+
+    return tuple(i for i, c in enumerate(candidates) if not is_beaten(c))
+
+
+def front_json(found: Found, target: Target) -> str:
+    """All candidates that were evaluated; ``front``: those that nothing beats."""
+    shown = front(found.candidates)
+    document = {
+        "potc": "front",
+        "version": VERSION,
+        "metrics": [m.name for m in target.metrics],
+        "max_drop": target.max_drop,
+        "drop_type": "relative" if target.relative else "absolute",
+        "float": list(found.before),
+        "met": found.met,
+        "answer": found.best,
+        "front": list(shown),
+        "candidates": [
+            {
+                "values": list(c.values),
+                "drops": [float(d) for d in target.drops(found.before, c.values)],
+                "met": c.met,
+                "speedup": float(f"{c.speedup:.6g}"),
+                "bytes": c.size,
+                "kernels": c.kernels,
+                "float_nodes": sorted(c.variant.held),
+                "raised": sorted(c.variant.raised),
+                "sha256": c.digest,
+            }
+            for c in found.candidates
+        ],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def front_svg(found: Found, target: Target) -> str:
+    """The first metric against estimated speed: a dot for each candidate, a line through those that nothing beats, and what the
+    target allows."""
+    metric, before = target.metrics[0], found.before[0]
+    allowed = float(target.allowed(found.before)[0])
+    limit = before - allowed if metric.higher_is_better else before + allowed
+    values = [c.values[0] for c in found.candidates]
+    x = _Axis([1.0, *(c.speedup for c in found.candidates)], LEFT, WIDTH - RIGHT)
+    y = _Axis([before, limit, *values], HEIGHT - BOTTOM, TOP)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{LEFT}" y="20">{escape(metric.name)} against estimated speed; float: {before:.6g}, limit: {limit:.6g}</text>',
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y.at(limit)}" y2="{y.at(limit)}" stroke="{GREEN}" stroke-dasharray="4"/>',
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}" stroke="black"/>',
+        f'<line x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="black"/>',
+    ]
+    for value in x.marks():
+        lines.append(f'<text x="{x.at(value)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}x</text>')
+    for value in y.marks():
+        lines.append(f'<text x="{LEFT - 6}" y="{y.at(value)}" text-anchor="end">{value:.4g}</text>')
+    shown = sorted((found.candidates[i] for i in front(found.candidates)), key=lambda c: (c.speedup, c.values[0]))
+    points = " ".join(f"{x.at(c.speedup)},{y.at(c.values[0])}" for c in shown)
+    lines.append(f'<polyline points="{points}" fill="none" stroke="{BLUE}"/>')
+    for index, c in enumerate(found.candidates):
+        color = GREEN if c.met else GREY
+        words = f"{index + 1}: {c.values[0]:.6g}, {c.speedup:.3g}x, {c.size:,} bytes, {c.kernels} kernels"
+        radius = 7 if index == found.best else 4
+        lines.append(
+            f'<circle cx="{x.at(c.speedup)}" cy="{y.at(c.values[0])}" r="{radius}" fill="{color}">'
+            f"<title>{words}</title></circle>"
+        )
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+class _Axis:
+    """Numbers to places of a picture, rounded to a tenth."""
+
+    def __init__(self, values: Sequence[float], start: int, end: int) -> None:
+        low, high = min(values), max(values)
+        room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+        self._low, self._high, self._start, self._end = low - room, high + room, start, end
+
+    def at(self, value: float) -> float:
+        share = (value - self._low) / (self._high - self._low)
+        return round(self._start + share * (self._end - self._start), 1)
+
+    def marks(self) -> list[float]:
+        return [self._low + (self._high - self._low) * i / 4 for i in range(5)]

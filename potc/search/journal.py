@@ -1,0 +1,116 @@
+"""What a search has found out so far, on disk: after a crash nothing of it is done again.
+
+One JSON document a line, synced before the search goes on: ``{"key": ..., "value": ..., "sum": ...}``, the first line names all
+inputs by one hash. A line that a crash cut off does not match its checksum and is dropped with what follows. Values stay on disk
+until they are asked for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from potc.diagnostics.diagnostic import reject
+
+VERSION = 1
+
+
+class Journal:
+    """``get`` and ``put`` of JSON values by key; ``resumed``: how many were there already."""
+
+    def __init__(self, path: str, identity: str) -> None:
+        """Opens or makes a journal. ``identity``: of everything that values depend on; that of another one is written over.
+
+        Raises Rejected(unwritable-output) where it can't be written, or another search writes it.
+        """
+        self.path = path
+        try:
+            self._file: IO[bytes] = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        except OSError as error:
+            raise _unwritable(path, error.strerror or str(error)) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise _unwritable(path, "another search is writing it") from error
+        self._places: dict[str, int] = {}
+        self._end = 0
+        self._read(identity)
+        self.resumed = len(self._places)
+
+    def _read(self, identity: str) -> None:
+        for number, line in enumerate(self._file):
+            entry = _parsed(line)
+            if entry is None or (number == 0 and entry != ("potc journal", {"version": VERSION, "of": identity})):
+                break
+            if number:
+                self._places[entry[0]] = self._end
+            self._end += len(line)
+        self._file.truncate(self._end)
+        if self._end == 0:
+            self._append("potc journal", {"version": VERSION, "of": identity})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def get(self, key: str) -> Any:
+        """Raises KeyError for what is not there."""
+        self._file.seek(self._places[key])
+        entry = _parsed(self._file.readline())
+        assert entry is not None
+        return entry[1]
+
+    def put(self, key: str, value: Any) -> None:
+        """On return the value is on disk. Raises Rejected(unwritable-output) for a full disk, say."""
+        place = self._end
+        self._append(key, value)
+        self._places[key] = place
+
+    def _append(self, key: str, value: Any) -> None:
+        line = _line(key, value)
+        try:
+            self._file.seek(self._end)
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error.strerror or str(error)) from error
+        self._end += len(line)
+
+    def close(self, remove: bool = False) -> None:
+        """``remove``: nothing is left to resume."""
+        if remove:
+            Path(self.path).unlink(missing_ok=True)
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _line(key: str, value: Any) -> bytes:
+    body = json.dumps([key, value])
+    return json.dumps({"key": key, "value": value, "sum": zlib.crc32(body.encode())}).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> tuple[str, Any] | None:
+    """Key and value; None for a line that is not whole."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+        key, value = entry["key"], entry["value"]
+        return (key, value) if entry["sum"] == zlib.crc32(json.dumps([key, value]).encode()) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _unwritable(path: str, why: str) -> Exception:
+    return reject("unwritable-output", f"can't write the journal {path}: {why}", exit_code=2)
