@@ -224,6 +224,11 @@ _DATA = {
         "A metric could not make a record of an answer, or a number of its records.",
         "Check that the annotations and the output are what the metric takes.",
     ),
+    "worker-lost": (
+        "Workers die of a sample, again and again.",
+        "Leave that sample out, or give the workers more memory.",
+    ),
+    "no-cluster": ("The workers of `--cluster` can't be reached.", "Start a scheduler, and check its address."),
 }
 
 _QUANTIZE = {

@@ -20,19 +20,20 @@ CONNECT = 10  # seconds
 class Cluster:
     """The workers behind a scheduler's ``address`` (``tcp://host:port``, ``tls://host:port``). They need potc of the same version.
 
-    A task whose worker dies is done again by another one; the scheduler gives up a task after several, and then it is looked for the
-    sample that kills them.
+    A task whose worker dies is done again by another one. The scheduler gives up a task that killed several; then the sample
+    that kills them is looked for.
     """
 
-    def __init__(self, address: str) -> None:
-        """Raises Rejected where ``distributed`` is not installed, or nobody answers."""
+    def __init__(self, address: str, seconds: float = CONNECT) -> None:
+        """``seconds``: how long an answer is waited for. Raises Rejected where ``distributed`` is not installed, or nobody
+        answers."""
         try:
             from distributed import Client
         except ImportError as error:
             message = "--cluster needs the package `distributed`"
-            raise reject("missing-package", message, help="pip install 'potc[dask]'", exit_code=2) from error
+            raise reject("no-cluster", message, help="pip install 'potc[dask]'", exit_code=2) from error
         try:
-            self._client = Client(address, timeout=CONNECT, set_as_default=False)
+            self._client = Client(address, timeout=seconds, set_as_default=False)
         except (OSError, ValueError) as error:
             message = f"no Dask scheduler answers at {address}: {error}"
             raise reject("no-cluster", message, help="start one with `dask scheduler`", exit_code=2) from error
@@ -50,12 +51,14 @@ class Cluster:
                 running[self._submit(task)] = (number, task)
             if not running:
                 return
-            for future in sorted(wait(list(running), return_when="FIRST_COMPLETED").done, key=lambda f: running[f][0]):
+            with self._client.as_current():
+                finished: Any = wait(list(running), return_when="FIRST_COMPLETED")
+            for future in sorted(finished.done, key=lambda f: running[f][0]):
                 number, task = running.pop(future)
                 try:
                     found = checked(future.result())
                 except KilledWorker:
-                    found = isolated(task, lambda t: checked(self._submit(t).result()), KilledWorker)
+                    found = isolated(task, lambda t: checked(self._submit(t).result()), KilledWorker, 0)
                 yield number, found
 
     def _submit(self, task: Task) -> Any:

@@ -65,16 +65,17 @@ def checked(answer: tuple[Any, Rejected | None]) -> Any:
     return result
 
 
-def isolated(task: Task, attempt: Callable[[Task], Any], lost: type[Exception]) -> Any:
+def isolated(task: Task, attempt: Callable[[Task], Any], lost: type[Exception], tries: int = TRIES - 1) -> Any:
     """The result of a task that was lost with its worker. ``attempt`` runs it where nothing else runs, and raises ``lost`` if that
-    worker dies too. Raises Rejected(worker-lost) that names the smallest part that kills workers."""
-    for _ in range(TRIES - 1):
+    worker dies too; ``tries``: how often, before it is split. Raises Rejected(worker-lost) that names the smallest part that
+    kills workers."""
+    for _ in range(tries):
         try:
             return attempt(task)
         except lost:
             continue
     halves = task.halves()
     if not halves:
-        message = f"{task.label} killed {TRIES} workers"
+        message = f"{task.label} killed every worker that took it"
         raise reject("worker-lost", message, help="leave that sample out, or give the workers more memory")
-    return [result for half in halves for result in isolated(half, attempt, lost)]
+    return [result for half in halves for result in isolated(half, attempt, lost, max(tries, 1))]

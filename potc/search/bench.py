@@ -15,18 +15,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from potc.compiler import Matched, Trace, quantize, weights
+from potc.compiler import Matched, Trace, opset_for, quantize, weights
 from potc.data.annotated import AnnotatedDataset, Sample
 from potc.data.kept import spread
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.measures import Sqnr
 from potc.execute.session import first_line
 from potc.execute.tasks import Executor, Task
+from potc.graph.opset import raise_opset
 from potc.graph.snapshot import take_snapshot
 from potc.graph.write import serialize
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
-from potc.quantize.params import Params, solve_params
+from potc.quantize.params import solve_params
 from potc.quantize.plan import Plan
 from potc.quantize.ranges import Ranges, merge_ranges
 from potc.quantize.scopes import scoped_nodes
@@ -98,6 +99,7 @@ class Bench:
         self._outputs = tuple(o.name for o in matched.model.proto.graph.output)
         self._float = Executable(matched.model.proto.SerializeToString())
         self._ranges: dict[str, Ranges] = {}
+        self._unnoted: dict[str, Any] = {}  # records of a user's metric that no journal can hold
         self.evaluations = 0  # of compiled models, resumed ones included
         self.samples_run = 0  # by this process and its workers, of all models
         self.candidates: dict[Variant, Candidate] = {}
@@ -167,9 +169,6 @@ class Bench:
             plan = with_raised(plan, (key for s in sources for key in s.raised))
         prepared = self.matched.prepared
         params = solve_params(plan, self.ranges(plan, tuning), weights(prepared, plan), tuning)
-        from potc.compiler import opset_for
-        from potc.graph.opset import raise_opset
-
         base = raise_opset(prepared, opset_for(params))
         samples = tuple(self._ranking())
         wanted: list[Any] | None = None
@@ -234,14 +233,12 @@ class Bench:
             return RunTask(models, self._outputs, samples, start, "the evaluation data")
 
         def scored(number: int, found: Any) -> Any:
-            return [
-                [encoded(self._score(m, starts[number] + i, entry)) for m in metrics] for i, entry in enumerate(found)
-            ]
+            return [[self._score(m, starts[number] + i, entry) for m in metrics] for i, entry in enumerate(found)]
 
         names = " ".join(m.name for m in metrics)
         keys = [f"score {_hash(names)} {name} {start}" for start in starts]
         shards = self._noted(keys, task, scored, total * (2 if reference else 1))
-        records = [record for shard in shards for record in decoded(shard)]
+        records = [record for shard in shards for record in shard]
         return tuple(float(m.reduce([r[i] for r in records])) for i, m in enumerate(metrics))
 
     @staticmethod
@@ -269,15 +266,19 @@ class Bench:
     ) -> Iterator[Any]:
         """The values of all keys, in order. Those that are not noted are computed: ``task`` by index, then ``value`` of index
         and result. ``samples``: how many are run in all, if nothing is noted."""
-        missing = [i for i, key in enumerate(keys) if key not in self._notes]
+        missing = [i for i, key in enumerate(keys) if key not in self._notes and key not in self._unnoted]
         done = len(keys) - len(missing)
         for number, result in self._executor.map(task(i) for i in missing):
             index = missing[number]
-            self._notes.put(keys[index], value(index, result))
+            found = value(index, result)
+            try:
+                self._notes.put(keys[index], encoded(found))
+            except TypeError:
+                self._unnoted[keys[index]] = found
             done += 1
             self._trace.progress(done, len(keys))
         self.samples_run += round(samples * len(missing) / max(len(keys), 1))
-        return (self._notes.get(key) for key in keys)
+        return (self._unnoted[key] if key in self._unnoted else decoded(self._notes.get(key)) for key in keys)
 
 
 def _observing_all(plan: Plan) -> Plan:

@@ -36,7 +36,7 @@ def compile_to_target(
     budget: Callable[[str], None] = lambda words: None,
     executor: Executor | None = None,
     journal: str | None = None,
-) -> tuple[Compilation, Found, Matched]:
+) -> tuple[Compilation, Found]:
     """Compiles, and gives up what costs too much accuracy. ``found.met`` says whether the target is kept.
 
     ``data``: opens the evaluation samples. ``keep``: see ``search``. ``budget``: told before any model is run how much that will
@@ -48,8 +48,6 @@ def compile_to_target(
     opened = data(matched.model)
     if not len(opened):
         raise reject("no-samples", "there are no evaluation samples")
-    if job.ranges is not None:
-        raise reject("wrong-setting", "a search measures ranges itself: saved ones can't replace that")
     notes: Notes = Memory() if journal is None else Journal(journal, identity(matched, target, opened))
     try:
         bench = Bench(matched, target, opened, notes, executor or InProcess(), trace)
@@ -58,14 +56,16 @@ def compile_to_target(
         plan = bench.plan(found.answer.variant)
         ranges = bench.ranges(plan, found.tuning)
         compilation = finish(replace(matched, plan=plan), ranges, found.tuning, trace)
-    finally:
-        if executor is not None:
-            executor.close()
-        if isinstance(notes, Journal):
-            notes.close()
+    except BaseException:
+        _close(notes, finished=False)
+        raise
+    _close(notes, finished=True)
+    return compilation, found
+
+
+def _close(notes: Notes, finished: bool) -> None:
     if isinstance(notes, Journal):
-        Path(notes.path).unlink(missing_ok=True)
-    return compilation, found, matched
+        notes.close(remove=finished)
 
 
 def _budget(bench: Bench, matched: Matched, target: Target, samples: int, notes: Notes) -> str:
@@ -99,7 +99,14 @@ def identity(matched: Matched, target: Target, data: AnnotatedDataset) -> str:
     job = matched.job
     sha = hashlib.sha256()
     versions = {p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}
-    settings = (__version__, versions, matched.program.device, dict(matched.program.features), _words(job), _goal(target))
+    settings = (
+        __version__,
+        versions,
+        matched.program.device,
+        dict(matched.program.features),
+        _words(job),
+        _goal(target),
+    )
     sha.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in (*matched.model.files, *matched.program.sources, *job.externs):
         sha.update(hashlib.sha256(Path(file).read_bytes()).digest())

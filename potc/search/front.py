@@ -23,10 +23,7 @@ def front(candidates: Sequence[Candidate]) -> tuple[int, ...]:
 
     def is_beaten(c: Candidate) -> bool:
         mine = goods(c)
-        return any(
-            all(a >= b for a, b in zip(goods(o), mine, strict=True)) and goods(o) != mine
-            for o in candidates
-        )
+        return any(all(a >= b for a, b in zip(goods(o), mine, strict=True)) and goods(o) != mine for o in candidates)
 
     return tuple(i for i, c in enumerate(candidates) if not is_beaten(c))
 
@@ -79,10 +76,9 @@ def front_svg(found: Found, target: Target) -> str:
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}" stroke="black"/>',
         f'<line x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="black"/>',
     ]
-    for value in x.marks():
-        lines.append(f'<text x="{x.at(value)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}x</text>')
-    for value in y.marks():
-        lines.append(f'<text x="{LEFT - 6}" y="{y.at(value)}" text-anchor="end">{value:.4g}</text>')
+    below = HEIGHT - BOTTOM + 18
+    lines += [f'<text x="{x.at(v)}" y="{below}" text-anchor="middle">{v:.3g}x</text>' for v in x.marks()]
+    lines += [f'<text x="{LEFT - 6}" y="{y.at(v)}" text-anchor="end">{v:.4g}</text>' for v in y.marks()]
     shown = sorted((found.candidates[i] for i in front(found.candidates)), key=lambda c: (c.speedup, c.values[0]))
     points = " ".join(f"{x.at(c.speedup)},{y.at(c.values[0])}" for c in shown)
     lines.append(f'<polyline points="{points}" fill="none" stroke="{BLUE}"/>')

@@ -12,7 +12,6 @@ import json
 import os
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from potc.diagnostics.diagnostic import reject
@@ -87,12 +86,6 @@ class Journal:
         if remove:
             Path(self.path).unlink(missing_ok=True)
         self._file.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _line(key: str, value: Any) -> bytes:

@@ -166,5 +166,3 @@ class CalibrateTask:
 
 def _label(first: int, count: int, what: str) -> str:
     return f"sample {first} of {what}" if count == 1 else f"samples {first} to {first + count - 1} of {what}"
-
-

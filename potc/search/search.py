@@ -214,19 +214,15 @@ class _Search:
         return variant
 
 
-def _next(
-    left: Sequence[float], low: int, high: int, excess: dict[int, float], end: int, evaluations: int
-) -> int:
+def _next(left: Sequence[float], low: int, high: int, excess: dict[int, float], end: int, evaluations: int) -> int:
     """Where to look between two points. From the excess at a failing point the noise that could be borne is guessed, as long as
     no point is known to keep the target; then the noise between both is halved on a logarithmic scale."""
     middle = (low + high + 1) // 2
     if evaluations == 1 and high == end:
         return max(middle, min(high - 1, low + math.ceil(0.75 * (high - low))))
     floor = max(left[high], left[0] * NEGLIGIBLE, 1e-300)
-    if high == end:
-        bearable = left[low] / max(excess[low], 1.0 + 1e-9) ** POWER
-    else:
-        bearable = math.sqrt(max(left[low], floor) * floor)
+    guessed, halved = left[low] / max(excess[low], 1.0 + 1e-9) ** POWER, math.sqrt(max(left[low], floor) * floor)
+    bearable = guessed if high == end else halved
     point = next((i for i in range(low + 1, high) if left[i] <= bearable), high - 1)
     # A guess at one end of a long stretch may take many steps: never less than an eighth of it.
     step = max(1, (high - low) // 8)
@@ -257,5 +253,3 @@ def _words(variant: Variant) -> str:
     if variant.held:
         parts.append(f"{len(variant.held)} nodes in float")
     return ", ".join(parts) or "everything in integers"
-
-

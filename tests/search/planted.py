@@ -7,6 +7,7 @@ layer it leaves no codes for the others. All other layers bear 8 bits well.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -43,7 +44,7 @@ def planted(seed: int) -> Planted:
     depth, width = int(random.integers(6, 15)), int(random.integers(24, 49))
     bad = {int(i) for i in random.choice(depth, int(random.integers(0, 5)), replace=False)}
     sizes = [width] * depth + [CLASSES]
-    weights = [random.standard_normal((a, b)) * np.sqrt(2 / a) for a, b in zip(sizes, sizes[1:], strict=False)]
+    weights = [random.standard_normal((a, b)) * np.sqrt(2 / a) for a, b in pairwise(sizes)]
     data = random.standard_normal((SAMPLES + CALIBRATION, width))
     silent = {layer: int(random.integers(width)) for layer in sorted(bad)}
     for layer, unit in silent.items():
