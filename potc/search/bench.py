@@ -23,20 +23,19 @@ from potc.evaluate.measures import Sqnr
 from potc.execute.session import first_line
 from potc.execute.tasks import Executor, Task
 from potc.graph.opset import raise_opset
-from potc.graph.snapshot import take_snapshot
 from potc.graph.write import serialize
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
 from potc.quantize.params import solve_params
+from potc.quantize.parts import snapshots_of, solve_parts, whole
 from potc.quantize.plan import Plan
 from potc.quantize.ranges import Ranges, merge_ranges
 from potc.quantize.scopes import scoped_nodes
-from potc.quantize.solve import solve
 from potc.quantize.tuning import Tuning
 from potc.search.cost import Costs
 from potc.search.records import decoded, encoded
 from potc.search.run import CalibrateTask, Executable, Feeds, RunTask, executable
-from potc.search.sources import NoiseSource, only
+from potc.search.sources import NoiseSource, noise_sources, only, touching
 from potc.search.target import Target
 from potc.search.variant import REASON, Variant, with_raised
 
@@ -92,10 +91,10 @@ class Bench:
     ) -> None:
         self.matched, self.target = matched, target
         self._data, self._notes, self._executor, self._trace = data, notes, executor, trace
-        self.snapshot = take_snapshot(matched.prepared.proto)
-        self._numbers = {name: n for n, name in enumerate(self.snapshot.names)}
-        self._scoped = scoped_nodes(matched.job.scopes, matched.model, matched.changes, self.snapshot)
-        self.costs = Costs(matched.program, self.snapshot)
+        self._snapshots = snapshots_of(matched.prepared)
+        self._scoped = scoped_nodes(matched.job.scopes, matched.model, matched.changes, self._snapshots)
+        self._touching = touching(self._snapshots.values())
+        self.costs = Costs(matched.program, self._snapshots.values())
         self._outputs = tuple(o.name for o in matched.model.proto.graph.output)
         self._float = Executable(matched.model.proto.SerializeToString())
         self._ranges: dict[str, Ranges] = {}
@@ -106,17 +105,25 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------ plans and models
 
-    def plan(self, variant: Variant) -> Plan:
+    def of(self, variant: Variant) -> Matched:
         """The rules, without the kernels that are given up. Raises Rejected as ``solve`` does."""
-        held = dict(self._scoped)
-        held.update((self._numbers[name], REASON) for name in variant.held if self._numbers[name] not in held)
-        plan = solve(self.matched.program, self.snapshot, held) if variant.held else self.matched.plan
-        return with_raised(plan, variant.raised)
+        matched, parts = self.matched, self.matched.parts
+        if variant.held:
+            held: dict[str, dict[int, str]] = {}
+            for key, snapshot in self._snapshots.items():
+                given_up = {n: REASON for n, name in enumerate(snapshot.names) if name in variant.held}
+                held[key] = given_up | dict(self._scoped.get(key, {}))
+            parts = solve_parts(matched.program, matched.prepared, self._snapshots, held)
+        parts = tuple(replace(p, plan=with_raised(p.plan, variant.raised)) for p in parts)
+        return replace(matched, parts=parts, plan=whole(parts))
+
+    def sources(self, plan: Plan) -> tuple[NoiseSource, ...]:
+        return noise_sources(plan, self._touching)
 
     def compile(self, variant: Variant, tuning: Tuning) -> tuple[Plan, bytes]:
-        plan = self.plan(variant)
-        matched = replace(self.matched, plan=plan)
-        return plan, quantize(matched, self.ranges(plan, tuning), tuning, Trace())[1]
+        matched = self.of(variant)
+        ranges = self.ranges(matched.plan, tuning)
+        return matched.after(ranges).plan, quantize(matched, ranges, tuning, Trace())[1]
 
     def ranges(self, plan: Plan, tuning: Tuning) -> Ranges:
         """Measured once for the widest plan; what another plan needs beside that is measured when it comes up."""

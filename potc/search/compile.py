@@ -21,7 +21,6 @@ from potc.quantize.tuning import Tuning
 from potc.search.bench import Bench, Memory, Notes
 from potc.search.journal import Journal
 from potc.search.search import Found, Keep, search
-from potc.search.sources import noise_sources
 from potc.search.target import Target
 
 OpenData = Callable[[Model], AnnotatedDataset]
@@ -53,9 +52,8 @@ def compile_to_target(
         bench = Bench(matched, target, opened, notes, executor or InProcess(), trace)
         budget(_budget(bench, matched, target, len(opened), notes))
         found = search(bench, trace, keep, lambda: list(_tunings(job, trace)))
-        plan = bench.plan(found.answer.variant)
-        ranges = bench.ranges(plan, found.tuning)
-        compilation = finish(replace(matched, plan=plan), ranges, found.tuning, trace)
+        answer = bench.of(found.answer.variant)
+        compilation = finish(answer, bench.ranges(answer.plan, found.tuning), found.tuning, trace)
     except BaseException:
         _close(notes, finished=False)
         raise
@@ -70,7 +68,7 @@ def _close(notes: Notes, finished: bool) -> None:
 
 def _budget(bench: Bench, matched: Matched, target: Target, samples: int, notes: Notes) -> str:
     """What the search costs at most, in words."""
-    sources = noise_sources(matched.plan, bench.snapshot)
+    sources = bench.sources(matched.plan)
     types = 1 + (target.raise_precision and any(s.raisable for s in sources))
     ranked = min(target.ranking_samples, len(matched.samples))
     runs = (1 + target.evaluations) * samples

@@ -22,13 +22,12 @@ FLOAT_BITS = 32
 class Costs:
     """Times of one prepared model on one device."""
 
-    def __init__(self, program: Program, snapshot: Snapshot) -> None:
-        self._program, self._snapshot = program, snapshot
+    def __init__(self, program: Program, snapshots: Iterable[Snapshot]) -> None:
+        self._program = program
         self._stated = {r.qualified: r.speedup for p in program.members for r in p.rules}
         self._is_silent = all(s == 1.0 for s in self._stated.values())
-        self._numbers = {name: n for n, name in enumerate(snapshot.names)}
-        self._work = [self._work_of(n) for n in range(len(snapshot.names))]
-        self._total = sum(self._work) or 1.0
+        self._work = {name: self._work_of(s, n) for s in snapshots for n, name in enumerate(s.names)}
+        self._total = sum(self._work.values()) or 1.0
 
     def times(self, plan: Plan, kernels: Iterable[int]) -> dict[int, Time]:
         """By index of the kernel."""
@@ -36,7 +35,7 @@ class Costs:
         bits = _Bits(plan)
         for index in kernels:
             kernel = plan.kernels[index]
-            share = sum(self._work[self._numbers[n]] for n in kernel.nodes) / self._total
+            share = sum(self._work[n] for n in kernel.nodes) / self._total
             planned, raised = bits.of(kernel)
             gain = self._gain(kernel, planned)
             found[index] = Time(share, share / gain, share / max(gain * planned / raised, 1.0))
@@ -54,10 +53,9 @@ class Costs:
         stated = [self._stated[name] for name in kernel.rule.split(" & ") if name in self._stated]
         return min(stated, default=1.0)
 
-    def _work_of(self, node: int) -> float:
-        """Products, or results where nothing is multiplied with a stored weight."""
-        snapshot = self._snapshot
-        results = sum(self._count(t) for t in snapshot.outputs[node] if t >= 0)
+    def _work_of(self, snapshot: Snapshot, node: int) -> float:
+        """Products, or results where nothing is multiplied with a weight."""
+        results = sum(_count(snapshot, t) for t in snapshot.outputs[node] if t >= 0)
         products = 1.0
         for port, tensor in enumerate(snapshot.inputs[node]):
             if tensor < 0 or not snapshot.is_float(tensor):
@@ -66,12 +64,13 @@ class Costs:
             for program in self._program.members:
                 out = axis_of(snapshot, program.signatures, node, port, "out", len(shape)) if len(shape) > 1 else None
                 if out is not None:
-                    products = max(products, self._count(tensor) / (shape[out] or 1))
+                    products = max(products, _count(snapshot, tensor) / (shape[out] or 1))
         return results * products
 
-    def _count(self, tensor: int) -> float:
-        """Elements; 1 for each dimension that is not known."""
-        return float(math.prod(d or 1 for d in self._snapshot.shapes[tensor] or ()))
+
+def _count(snapshot: Snapshot, tensor: int) -> float:
+    """Elements; 1 for each dimension that is not known."""
+    return float(math.prod(d or 1 for d in snapshot.shapes[tensor] or ()))
 
 
 class _Bits:

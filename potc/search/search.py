@@ -22,7 +22,7 @@ from potc.quantize.plan import Plan
 from potc.quantize.tuning import Tuning
 from potc.search.bench import Bench, Candidate
 from potc.search.moves import Move, Noise, left_after, path
-from potc.search.sources import NoiseSource, kernels_of, noise_sources
+from potc.search.sources import NoiseSource, kernels_of
 from potc.search.variant import Variant
 
 NEGLIGIBLE = 1e-12  # noise-to-signal ratio: -120 dB
@@ -90,9 +90,10 @@ class _Search:
             start = self._tuned(start, tunings())
         sources: tuple[NoiseSource, ...] = ()
         moves: list[Move] = []
-        plan = self._bench.plan(Variant())
+        everything = self._bench.of(Variant())
+        plan = everything.after(self._bench.ranges(everything.plan, self._tuning)).plan
         if not start.met and self._left:
-            sources = noise_sources(plan, self._bench.snapshot)
+            sources = self._bench.sources(plan)
             noise = self._measured(sources, plan)
             times = self._bench.costs.times(plan, kernels_of(plan))
             found = path(sources, noise, times, self._target.raise_precision)
@@ -208,7 +209,7 @@ class _Search:
             if self._constants.get(kernel, 0.0) > MINOR * max(m.removed for m in moves if kernel in m.kernels):
                 continue
             smaller = Variant(_nodes(plan, given - {kernel}), raised)
-            kept = noise_sources(self._bench.plan(smaller), self._bench.snapshot)
+            kept = self._bench.sources(self._bench.of(smaller).plan)
             if cured.isdisjoint(t for s in kept if s.quantizer is not None for t in s.raised):
                 given, variant = given - {kernel}, smaller
         return variant

@@ -7,7 +7,7 @@ integers: the kernels that touch it must be given up together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from potc.graph.snapshot import Snapshot
@@ -34,26 +34,35 @@ def kernels_of(plan: Plan) -> tuple[int, ...]:
     return tuple(i for i, k in enumerate(plan.kernels) if k.rule != f"{plan.device}.pass")
 
 
-def noise_sources(plan: Plan, snapshot: Snapshot) -> tuple[NoiseSource, ...]:
+Touching = Mapping[str, tuple[str, ...]]  # by tensor, names of the nodes that make it and read it
+
+
+def touching(snapshots: Iterable[Snapshot]) -> Touching:
+    """Of all graphs of a model; names are unique in it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for snapshot in snapshots:
+        for tensor, name in enumerate(snapshot.tensors):
+            maker = snapshot.producer[tensor]
+            nodes = [n for n, _ in snapshot.consumers[tensor]] + ([maker] if maker >= 0 else [])
+            found[name] = (*found.get(name, ()), *(snapshot.names[n] for n in nodes))
+    return found
+
+
+def noise_sources(plan: Plan, nodes: Touching) -> tuple[NoiseSource, ...]:
     """In plan order, those that giving up kernels can cure."""
     owner = {name: i for i in kernels_of(plan) for name in plan.kernels[i].nodes}
-    found = (*_stored(plan, snapshot, owner), *_constants(plan, owner))
+    found = (*_stored(plan, nodes, owner), *_constants(plan, owner))
     return tuple(source for source in found if source.cure)
 
 
-def _stored(plan: Plan, snapshot: Snapshot, owner: Mapping[str, int]) -> Iterator[NoiseSource]:
+def _stored(plan: Plan, nodes: Touching, owner: Mapping[str, int]) -> Iterator[NoiseSource]:
     for quantizer in plan.quantizers:
         mine = [i for i in plan.insertions if i.quantizer == quantizer.id]
         cure: set[int] = set()
         for insertion in mine:
-            tensor = snapshot.tensor_ids[insertion.tensor]
-            if insertion.consumers is None:
-                readers = [snapshot.names[n] for n, _ in snapshot.consumers[tensor]]
-                maker = snapshot.producer[tensor]
-                touching = [*readers, *([snapshot.names[maker]] if maker >= 0 else [])]
-            else:
-                touching = [name for name, _ in insertion.consumers]
-            cure.update(owner[name] for name in touching if name in owner)
+            consumers = insertion.consumers
+            names = nodes[insertion.tensor] if consumers is None else [name for name, _ in consumers]
+            cure.update(owner[name] for name in names if name in owner)
         if mine:
             keys = frozenset(map(tensor_key, quantizer.tensors))
             raisable = is_raisable(quantizer.types)
