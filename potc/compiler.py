@@ -26,6 +26,7 @@ from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
+from potc.quantize.moments import second_moments
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params, solve_params
 from potc.quantize.parts import Part, only_run, snapshots_of, solve_parts, whole
@@ -163,7 +164,11 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     """All numbers, and the model that holds them."""
     matched = matched.after(ranges)
     trace.stage("solve")
-    params = solve_params(matched.plan, ranges, weights(matched.prepared, matched.plan), tuning)
+    prepared, plan = matched.prepared, matched.plan
+    moments = None
+    if tuning.rounding.method == "gptq":
+        moments = second_moments(prepared, plan, matched.program.members[0].signatures, matched.samples)
+    params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments)
     trace.stage("lower")
     lowered = lower(raise_opset(matched.prepared, opset_for(params)), matched.plan, params)
     return params, serialize(record_provenance(lowered, matched.program, matched.plan, matched.changes))

@@ -107,6 +107,15 @@ class Narrowed:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondOrder:
+    """How many of ``weights`` were ``rounded`` by second moments; of the others, why they were leveled, by tensor."""
+
+    weights: int
+    rounded: int
+    leveled: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """Signal to noise of one float output of the model, against the float model; infinite (null in JSON) if nothing differs."""
 
@@ -169,6 +178,7 @@ class Report:
     kernels: tuple[KernelUse, ...]
     share: Share
     narrowed: Narrowed
+    second_order: SecondOrder | None
     verification: Verified
     layers: Layers | None
     activations: tuple[Format, ...]
@@ -217,6 +227,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         kernels=tuple(_kernels(compilation)),
         share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
         narrowed=_narrowed(compilation),
+        second_order=_second_order(compilation),
         verification=_verified(compilation.verification),
         layers=None if isinstance(accounted, str) else accounted,
         activations=tuple(_activations(compilation)),
@@ -268,6 +279,15 @@ def _narrowed(compilation: Compilation) -> Narrowed:
     scales = sum(int(n.scale.size) for n in narrowing.values())
     at_risk = sum(u.at_risk for u in compilation.verification.lanes)
     return Narrowed(scales, sum(n.at_risk for n in narrowing.values()), at_risk, tuple(weights))
+
+
+def _second_order(compilation: Compilation) -> SecondOrder | None:
+    """None where weights were rounded otherwise."""
+    if compilation.job.tuning.rounding.method != "gptq":
+        return None
+    outcome, constants = compilation.params.second_order, compilation.plan.constants
+    leveled = {constants[i].tensor: why for i, why in outcome.items() if why}
+    return SecondOrder(len(outcome), sum(not why for why in outcome.values()), leveled)
 
 
 def intervals(numbers: Iterable[int]) -> str:

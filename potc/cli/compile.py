@@ -74,6 +74,13 @@ class Outputs:
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
 @range_options
 @click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "leveled", "gptq"]),
+    default="leveled",
+    show_default=True,
+    help="How weights become codes.",
+)
+@click.option(
     "--bias-correction",
     type=click.Choice(["none", "fast"]),
     default="fast",
@@ -193,9 +200,11 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:
-    from potc.quantize.tuning import BiasSettings, Tuning
+    from potc.quantize.tuning import BiasSettings, RoundingSettings, Tuning
 
-    return Tuning(ranges=range_settings(words), bias=BiasSettings(bias_of(words)))
+    return Tuning(
+        ranges=range_settings(words), rounding=RoundingSettings(words["rounding"]), bias=BiasSettings(bias_of(words))
+    )
 
 
 def setting(text: str) -> tuple[str, str]:

@@ -51,6 +51,8 @@ def _figures(report: Report) -> Iterator[str]:
     yield f"  SQNR       {told} over {counted}, against the float model"
     if narrowed.scales:
         yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
+    if (second := report.second_order) is not None:
+        yield f"  rounded    {second.rounded} of {second.weights} weights by second moments"
 
 
 def _tried_row(tried: Tried) -> tuple[str, ...]:

@@ -18,11 +18,13 @@ from potc.quantize.blocks import spread
 from potc.quantize.constant_range import constant_range, limits
 from potc.quantize.correct import mean_shift
 from potc.quantize.level import level
+from potc.quantize.moments import SecondMoments
 from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.numbers import QuantParams
 from potc.quantize.observe import ChannelMean
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan
 from potc.quantize.ranges import Ranges
+from potc.quantize.round import second_order
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
 from potc.quantize.tuning import RangeSettings, Tuning
 
@@ -37,7 +39,8 @@ class Params:
 
     ``activations`` by quantizer id; ``constants`` and their integer ``codes`` by index into ``Plan.constants``.
     ``activation_reasons`` and ``constant_reasons``: one sentence each, why this type and this scale.
-    ``narrowing``: by index, where the scale of a constant had to grow so that no accumulator saturates.
+    ``narrowing``: by index, where the scale of a constant had to grow so that no accumulator saturates. ``second_order``: by
+    index of each weight that was to be rounded by second moments, "", or why it was not.
     """
 
     activations: tuple[QuantParams, ...]
@@ -46,10 +49,18 @@ class Params:
     activation_reasons: tuple[str, ...]
     constant_reasons: tuple[str, ...]
     narrowing: Mapping[int, Narrowing] = field(default_factory=dict)
+    second_order: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
-def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], tuning: Tuning) -> Params:
+def solve_params(
+    plan: Plan,
+    ranges: Ranges,
+    weights: Mapping[str, np.ndarray],
+    tuning: Tuning,
+    moments: SecondMoments | None = None,
+) -> Params:
     """Solves every quantizer of the plan. ``weights``: float values of each constant that the plan names, by tensor.
+    ``moments``: of what weights multiply, which the rounding "gptq" needs; what has none is leveled.
 
     Raises Rejected where no allowed type is legal for what was measured, where a bias fits no scale, and where a weight
     that could saturate an accumulator has a fixed scale; KeyError where ``ranges`` or ``weights`` lack a tensor.
@@ -66,7 +77,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
             found.append(_derived(constant, values, activations, found))
         else:
             found.append(_constant(constant, values, tuning.ranges))
-    codes = [_codes(c) for c in found]
+    codes = [_codes(i, c, tuning.rounding.method, moments) for i, c in enumerate(found)]
     if tuning.bias.method != "none":
         for correction in plan.corrections:
             _correct(correction, ranges, found, codes)
@@ -78,6 +89,7 @@ def solve_params(plan: Plan, ranges: Ranges, weights: Mapping[str, np.ndarray], 
         tuple(activation_reasons),
         tuple(c.reason for c in found),
         narrowing,
+        {} if moments is None else moments.outcome,
     )
 
 
@@ -241,18 +253,24 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- codes
 
 
-def _codes(solved: _Constant) -> np.ndarray:
-    """Rounded to nearest, then leveled: no channel's sum shifts, and no group of neighbours becomes able to saturate."""
+def _codes(index: int, solved: _Constant, method: str, moments: SecondMoments | None) -> np.ndarray:
+    """Rounded to nearest, then leveled (no channel's sum shifts) or by second moments; no group of neighbours becomes able to
+    saturate.
+    """
     params, values = solved.params, solved.values
     codes = quantize(values, params)
-    if not solved.constant.lanes or not is_symmetric(params.qtype) or not codes.size:
+    if method == "nearest" or params.qtype.floating or not codes.size:
         return codes
-    if params.qtype.floating or params.block is not None:
+    lanes = solved.constant.lanes
+    if method == "gptq" and moments is not None and (known := moments.of(index)) is not None:
+        solved.reason += f"; rounded by second moments of {known.columns} columns"
+        return second_order(values, codes, *_aligned(values, params), params.qtype, lanes, ACTIVATION_SPAN, known)
+    if not lanes or not is_symmetric(params.qtype) or params.block is not None:
         return codes
     # The narrowest lanes decide which codes may move; with one lane per sum any may.
-    lanes = max(solved.constant.lanes, key=lambda a: a.lanes)
+    narrowest = max(lanes, key=lambda a: a.lanes)
     bounds = (params.qtype.low, params.qtype.high)
-    return level(codes, values, params.scale, params.axis, lanes, ACTIVATION_SPAN, bounds)
+    return level(codes, values, params.scale, params.axis, narrowest, ACTIVATION_SPAN, bounds)
 
 
 def _correct(correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray]) -> None:

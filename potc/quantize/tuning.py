@@ -12,7 +12,7 @@ STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
 AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator")
 OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast")
-ROUNDINGS = ("nearest", "leveled")
+ROUNDINGS = ("nearest", "leveled", "gptq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ class EqualizeSettings:
 
 @dataclass(frozen=True, slots=True)
 class RoundingSettings:
-    """``method``: how weights become codes. "leveled" keeps the sum of each channel (see ``level.py``)."""
+    """``method``: how weights become codes. "leveled" keeps the sum of each channel (see ``level.py``); "gptq" has the least
+    error that it finds for second moments of samples (see ``gptq.py``)."""
 
     method: str = "leveled"
 
