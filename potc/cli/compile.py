@@ -37,6 +37,7 @@ class Outputs:
     report: str | None
     depfile: str | None
     depfile_target: str | None
+    external_data: bool
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ class Outputs:
     multiple=True,
     help="Keep what lies between two nodes in float, both included.",
 )
+@click.option("--external-data", is_flag=True, help="Keep larger weights in a file of their own beside OUT.")
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
 @click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
 @click.option("--depfile", metavar="FILE", help="Write a dependency file for make or ninja.")
@@ -126,7 +128,17 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     rules = chosen_rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
     ranges = words["save_ranges"]
-    outputs = Outputs(output, words["plan"], ranges, words["report"], words["depfile"], words["depfile_target"])
+    outputs = Outputs(
+        output,
+        words["plan"],
+        ranges,
+        words["report"],
+        words["depfile"],
+        words["depfile_target"],
+        words["external_data"],
+    )
+    if outputs.external_data and output == STANDARD_OUTPUT:
+        raise click.UsageError("--external-data needs a file for the model: -o OUT")
     if outputs.depfile and output == STANDARD_OUTPUT and not outputs.depfile_target:
         raise click.UsageError("--depfile with -o - needs --depfile-target")
     if form != "text" and output == STANDARD_OUTPUT:
@@ -288,6 +300,7 @@ def _write(
     outputs: Outputs, compilation: Compilation, told: Report, inputs: tuple[str, ...], terminal: Terminal
 ) -> None:
     """All files or none, the model last."""
+    from potc.graph.external import take_apart
     from potc.graph.write import write_all
     from potc.quantize.plan_file import plan_to_json
 
@@ -300,7 +313,10 @@ def _write(
         files[outputs.report] = told.to_json().encode()
     if outputs.depfile:
         files[outputs.depfile] = depfile(outputs.depfile_target or outputs.model, inputs).encode()
-    if outputs.model != STANDARD_OUTPUT:
+    if outputs.external_data:
+        model, place, weights = take_apart(compilation.compiled, outputs.model)
+        files |= {place: weights, outputs.model: model}
+    elif outputs.model != STANDARD_OUTPUT:
         files[outputs.model] = compilation.compiled
     write_all(files)
     if outputs.model == STANDARD_OUTPUT:

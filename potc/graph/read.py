@@ -15,10 +15,12 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from potc.diagnostics.diagnostic import Rejected, reject
+from potc.graph.external import open_beneath
 from potc.graph.model import Model
 from potc.graph.names import settle_names
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
+from potc.graph.write import LIMIT
 
 
 def read_model(path: str) -> Model:
@@ -52,13 +54,16 @@ def accept_model(path: str, proto: onnx.ModelProto) -> Model:
 
 def _bytes(path: str) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:  # which may be a pipe, or a device without end
+            data = stream.read(LIMIT + 1)
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no model {path}", exit_code=2) from error
     except OSError as error:
         raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
     except ValueError as error:  # a path with a null character
         raise reject("missing-file", f"{path!r} is not a path: {error}", exit_code=2) from error
+    if len(data) > LIMIT:
+        raise reject("too-large", f"{path} has more than {LIMIT:,} bytes", help="keep its weights in external data")
     if not data:
         raise reject("empty-model", f"{path} is an empty file", help="export or copy the model again")
     return data
@@ -143,6 +148,7 @@ def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
     """Puts external data into the model; returns the files it came from."""
     folder = Path(path).parent
     files: dict[str, None] = {}
+    total = proto.ByteSize()
     for tensor in _tensors(proto):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
@@ -162,11 +168,23 @@ def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
         if offset < 0 or length < 0 or offset + length > size:
             message = f"`{_shown(tensor.name)}` wants bytes {offset} to {offset + length} of {_shown(location)}, which has {size}"
             raise reject("invalid-model", message, node=tensor.name)
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            tensor.raw_data = stream.read(length)
+        total += length
+        if (
+            total > LIMIT
+        ):  # before it is read: tensors may share their bytes, and a small file stand for any number of them
+            message = (
+                f"{path} has weights of more than {LIMIT:,} bytes in external data; potc holds a model in one piece"
+            )
+            raise reject("too-large", message, help="compile it in parts")
+        try:
+            with open_beneath(folder, location) as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(length)
+        except OSError as error:  # exchanged since it was looked at
+            message = f"external data {_shown(location)!r} of `{_shown(tensor.name)}` in {path} can't be opened: {error.strerror}"
+            raise reject("external-data-outside", message, node=tensor.name) from error
         del tensor.external_data[:]
-        tensor.data_location = TensorProto.DEFAULT
+        tensor.ClearField("data_location")
         files[os.path.join(os.path.dirname(path), location)] = None
     return tuple(files)
 
