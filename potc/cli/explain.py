@@ -19,6 +19,9 @@ from potc.cli.terminal import Session, Terminal
 @click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
+@click.option(
+    "--extern", "externs", metavar="FILE", multiple=True, help="A Python file that may run, for `extern pred`."
+)
 @click.option("--node", "nodes", metavar="NAME", multiple=True, help="Explain nodes; * stands for any characters.")
 @click.option("--tensor", "tensors", metavar="NAME", multiple=True, help="Explain tensors.")
 @click.option(
@@ -37,7 +40,7 @@ def command(session: Session, what: str, form: str, color: str, **words: Any) ->
     potc explain model.onnx --rules cpu --rule cpu.conv
     """
     session.terminal = terminal = Terminal(0, color, form == "json")
-    asked = words["nodes"] or words["tensors"] or words["rules_asked"]
+    asked = words["externs"] or words["nodes"] or words["tensors"] or words["rules_asked"]
     if words["rules"] is None and words["target_device"] is None:
         if asked or words["device"] or words["settings"] or what.endswith(".onnx") or os.path.exists(what):
             raise click.UsageError(f"to explain the model {what}, give --rules or --target-device")
@@ -76,7 +79,7 @@ def _explain_model(terminal: Terminal, model: str, words: Mapping[str, Any]) -> 
 
     rules = chosen_rules(words["rules"], words["target_device"])
     settings = dict(setting(s) for s in words["settings"])
-    examined = examine(model, rules, words["device"], settings)
+    examined = examine(model, rules, words["device"], settings, words["externs"])
     answers = explain(examined, Question(words["nodes"], words["tensors"], words["rules_asked"]))
     if terminal.as_json:
         terminal.answer(to_json(answers))

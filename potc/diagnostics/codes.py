@@ -127,6 +127,10 @@ _LANGUAGE = {
         "An accumulator of the device can't even hold the sum of two products of these number formats.",
         "Allow narrower types in `quant`, or state a wider accumulator.",
     ),
+    "different-lanes": (
+        "Two accumulators add neighbours in different orders, and weights can be made safe for one order only.",
+        "State one order in both `accum` statements, or one lane in one of them.",
+    ),
     "empty-meet": (
         "Statements that must agree on a number format allow none in common.",
         "Allow a common type on both sides, or state `requantize` if the device can convert.",

@@ -9,7 +9,7 @@ from potc.language.agreements import find_disagreements
 from potc.language.completeness import find_missing
 from potc.language.conflicts import Confirm, find_conflicts
 from potc.language.files import read_library
-from potc.language.numbers import find_axes, find_overflows
+from potc.language.numbers import find_axes, find_different_lanes, find_overflows
 from potc.language.program import Program
 from potc.language.resolve import check_scope
 from potc.language.scope import build_scope
@@ -38,6 +38,7 @@ def check_file(path_or_name: str, confirm: Confirm | None = None, strict: bool =
     for program in programs:
         find_endless(program.rewrites, program.signatures, program.opset, problems)
         find_disagreements(program, problems)
+        find_different_lanes(program, problems)
         if not program.parts:
             find_conflicts(program, problems, confirm)
             find_overflows(program, problems)

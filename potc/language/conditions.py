@@ -32,7 +32,8 @@ class Names:
     """What an expression may speak of.
 
     ``tensors``: captured tensors; ``nodes``: named results -> operators that may make them; ``attributes_of``: operators
-    whose attributes are in scope by their bare names (inside ``[...]``). ``used`` collects what was spoken of.
+    whose attributes are in scope by their bare names (inside ``[...]``); ``several``: captures that stand for any number of
+    tensors. ``used`` collects what was spoken of.
     """
 
     scope: Scope
@@ -41,6 +42,7 @@ class Names:
     tensors: frozenset[str] = frozenset()
     nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     attributes_of: frozenset[str] = frozenset()
+    several: frozenset[str] = frozenset()
     used: set[str] = field(default_factory=set)
 
     def checked(self, expr: syntax.Expr) -> syntax.Expr:
@@ -108,6 +110,11 @@ class Names:
         return found
 
     def _field(self, expr: syntax.Field) -> None:
+        if isinstance(expr.target, syntax.Name) and expr.target.name in self.several:
+            name = expr.target.name
+            message = f"`{name}` stands for any number of tensors, which have no one `{expr.name}`"
+            self.scope.error("unknown-attribute", message, expr.span, "ask the result, or capture inputs one by one")
+            return
         if not isinstance(expr.target, syntax.Name) or expr.name in TENSOR_FIELDS:
             return
         ops = self.nodes.get(expr.target.name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potc.language import syntax as s
-from potc.language.format_statements import INDENT, WIDTH, statement
+from potc.language.format_statements import INDENT, WIDTH, parts_of_lines, statement
 from potc.language.text import number, quoted, text
 
 COLUMN = 56  # conditions up to this length line up their `else`
@@ -57,17 +57,20 @@ class _Writer:
             self.statement(item, lines, depth)
             tall = apart
 
-    def remarks(self, before: int | None, depth: int) -> None:
-        """Writes the remarks that come before an offset (None: all), each on its own line."""
+    def remarks(self, before: int | None, depth: int, hang: str = "") -> None:
+        """Writes the remarks that come before an offset (None: all), each on its own line. ``hang``: further indentation."""
         while self._comments and (before is None or self._comments[0].span.start < before):
             comment = self._comments.pop(0)
             self._gap(comment.span.start)
-            self.lines.append(INDENT * depth + self._remark(comment))
+            self.lines.append(INDENT * depth + hang + self._remark(comment))
             self._done = max(self._done, comment.span.end)
 
     def statement(self, node: Any, lines: Sequence[str], depth: int) -> None:
         """One statement below its remarks and documentation. Remarks from the middle of a line come above it."""
-        several = isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
+        parts = (
+            parts_of_lines(node) if any(node.span.start < c.span.start < node.span.end for c in self._comments) else []
+        )
+        several = parts or isinstance(node, s.Device | s.RuleDefinition | s.RewriteDefinition | s.Test)
         self.remarks(node.span.start if several else node.span.end, depth)
         self._gap(node.span.start)
         for line in getattr(node, "doc", "").splitlines():
@@ -75,11 +78,25 @@ class _Writer:
         self._done = max(self._done, node.span.start)
         if isinstance(node, s.Test):
             self._test(node, depth)
+        elif parts:
+            self._parts(lines, parts, depth)
         elif lines:
             self.lines.extend(INDENT * depth + line for line in lines)
         else:
             self._block(node, depth)
         self.behind(node.span.end)
+
+    def _parts(self, lines: Sequence[str], parts: Sequence[Any], depth: int) -> None:
+        """The lines of a statement that has remarks between them: they stay where they are."""
+        for line, part in zip(lines, parts, strict=True):
+            if part is not None:
+                inside = INDENT if isinstance(part, s.Block) else line[: len(line) - len(line.lstrip())]
+                self.remarks(part.span.end, depth, inside)
+            self.lines.append(INDENT * depth + line)
+            if part is not None:
+                self.behind(part.span.end)
+            elif line.endswith("{"):
+                self._behind_brace(self._source.find("{", self._done) + 1)
 
     def behind(self, end: int) -> None:
         """A remark behind the statement that ends here, on its last line, stays there."""
@@ -88,6 +105,13 @@ class _Writer:
             start = self._comments[0].span.start
             if not self._source[end:start].strip(" \t,"):
                 self._attach()
+
+    def _behind_brace(self, opening: int) -> None:
+        """A remark on the line of an opening brace, which ends at the offset, stays there."""
+        first = self._comments[0] if self._comments else None
+        if first is not None and not first.own_line and not self._source[opening : first.span.start].strip(" \t"):
+            self._attach()
+        self._done = max(self._done, opening)
 
     def _attach(self) -> None:
         comment = self._comments.pop(0)
@@ -175,10 +199,7 @@ class _Writer:
             return
         self._open(f"{head} {{")
         opening = self._source.find("{", node.span.start, node.span.end) + 1
-        first = self._comments[0] if self._comments else None
-        if first is not None and not first.own_line and not self._source[opening : first.span.start].strip(" \t"):
-            self._attach()
-        self._done = max(self._done, opening)
+        self._behind_brace(opening)
         self.statements(node.items, depth + 1)
         self.remarks(node.span.end, depth + 1)
         self.lines.append(INDENT * depth + "}")

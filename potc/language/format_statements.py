@@ -22,6 +22,18 @@ def statement(node: Any, column: int = 0) -> list[str]:
     return [written] if isinstance(written, str) else list(written)
 
 
+def parts_of_lines(node: Any) -> list[Any]:
+    """For each line of a statement of several lines that a remark may stand between: what it ends, or None."""
+    if isinstance(node, s.Emit):
+        return list(node.binds)
+    match = node.match if isinstance(node, s.PatternDefinition) else node
+    if not isinstance(match, s.Match) or not isinstance(match.body, s.Block):
+        return []
+    requires = node.requires if isinstance(node, s.PatternDefinition) else ()
+    below = [part for r in requires for part in (*[None] * (len(_require(r)) - 1), r)]
+    return [None, *match.body.binds, match.body, *below]
+
+
 # ---------------------------------------------------------------------------------------------- one-line statements
 
 

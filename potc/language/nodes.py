@@ -34,6 +34,11 @@ class Lowered:
     steps: frozenset[str] = frozenset()
     again: bool = False
 
+    @property
+    def several(self) -> frozenset[str]:
+        """Captures that stand for any number of tensors."""
+        return frozenset(name for name, capture in self.captures.items() if capture.variadic)
+
     def call(self, names: Iterable[str], ops: frozenset[str]) -> None:
         """Results by these names may be made by some of the operators."""
         self.makers.update((name, ops | self.makers.get(name, frozenset())) for name in names)
@@ -73,7 +78,7 @@ class Nodes:
         return tuple(Way((*a.dag, *b.dag), b.tail) for a in before for b in after)
 
     def names(self, low: Lowered, ops: frozenset[str] = frozenset()) -> Names:
-        return Names(self.scope, self.opsets, self.features, frozenset(low.captures), low.makers, ops)
+        return Names(self.scope, self.opsets, self.features, frozenset(low.captures), low.makers, ops, low.several)
 
     def with_given(self, node: syntax.NodePattern) -> syntax.NodePattern:
         """The node with operators in the place of parameters."""

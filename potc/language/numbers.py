@@ -54,6 +54,31 @@ def _check(rule: Rule, accumulator: Accumulator, products: tuple[Product, ...], 
             _overflows(rule, accumulator, max(bad, key=lambda p: _product(p, accumulator)), limit, problems)
 
 
+def find_different_lanes(program: Program, problems: Diagnostics) -> None:
+    """Tells ``different-lanes``: one weight may be read by two kernels, of a meet's devices say, that pack it differently."""
+    narrow = [
+        (rule, accumulator, frozenset(op for node in nodes_of(rule.pattern) for op in node.ops))
+        for member in program.members
+        for rule in member.rules
+        for accumulator in rule.accumulators
+        if accumulator.lanes > 1 and not rule.is_float
+    ]
+    for k, (a, mine, ops) in enumerate(narrow):
+        for b, other, others in narrow[:k]:
+            together = a is b or (a.device != b.device and ops & others)
+            if together and mine.along != other.along:
+                told = " and ".join(f"({', '.join(x.along)})" for x in (other, mine))
+                names = f"`{b.qualified}` and `{a.qualified}` add" if a is not b else f"`{a.qualified}` adds"
+                diagnostic = Diagnostic(
+                    "different-lanes",
+                    f"{names} neighbours along {told}: no weight can be made safe for both",
+                    at=mine.span,
+                    related=(Related(other.span, "the other order"),),
+                    help="state one order in both, or `lanes 1` in one of them",
+                )
+                problems.add(diagnostic)
+
+
 def _is_safe(product: Product, accumulator: Accumulator, limit: int) -> bool:
     if _product(product, accumulator) * accumulator.lanes <= limit:
         return True

@@ -149,7 +149,8 @@ class Lowering(Nodes):
         if isinstance(step.alternatives, syntax.NodePattern):
             ways = self._placed(step.alternatives, low, self.number(), names, True)
         else:
-            ways = tuple(way for found in self._each(step.alternatives, low, self._chain) for way in found)
+            chains = tuple(_called(chain, step.name) for chain in step.alternatives)
+            ways = tuple(way for found in self._each(chains, low, self._chain) for way in found)
             if step.name is not None:
                 ways = tuple(self.called(way, step.name, step.span) for way in ways)
                 low.call(names, ends(ways))
@@ -248,3 +249,10 @@ class Lowering(Nodes):
                 self.impossible("nothing in this step takes the result of the step before", node.span, help_)
             found.append((head, *way.tail))
         return found
+
+
+def _called(chain: syntax.Chain, name: str | None) -> syntax.Chain:
+    """An alternative with the name that stands behind the parentheses, where it is one step without a name of its own."""
+    step = chain.steps[0]
+    alone = len(chain.steps) == 1 and step.name is None
+    return replace(chain, steps=(replace(step, name=name),)) if alone else chain

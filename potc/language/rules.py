@@ -42,7 +42,7 @@ class Setting:
         return Lowering(self.scope, self.opsets, self.sets, self.features)
 
     def names(self, low: Lowered) -> Names:
-        return Names(self.scope, self.opsets, self.features, frozenset(low.captures), low.makers)
+        return self.lowering().names(low)
 
 
 def resolve_rule(setting: Setting, definition: syntax.RuleDefinition, device: str) -> Rule | None:

@@ -15,6 +15,7 @@ from potc.graph.prepare import drop_dead, infer_shapes
 from potc.graph.snapshot import OUTER, Snapshot, take_snapshot
 from potc.language.expression import Environment, ExpressionError, evaluate
 from potc.language.program import EmitNode, EmitValue, Program, Rewrite
+from potc.match.element_types import FLOATS, element_types, result_type
 from potc.match.environment import MatchEnvironment, Scope, TensorView
 from potc.match.match import Bound, Match, Matcher
 
@@ -33,9 +34,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Emitted:
-    """A tensor that an emitted node makes."""
+    """A tensor that an emitted node makes. ``dtype``: as ``f32``, None where it is not known."""
 
     name: str
+    dtype: str | None
 
 
 class _EmitEnvironment(Environment):
@@ -204,9 +206,11 @@ class _Edit:
                         node.name = snapshot.names[inner]
 
     def _node(self, emit: EmitNode, match: Match, environment: _EmitEnvironment, result: str, final: bool) -> NodeProto:
+        values = [evaluate(arg, environment) for arg in emit.args]
+        beside = element_types(emit.op, [self._element_type(value) for value in values])
         inputs = [
-            self._input(evaluate(arg, environment), f"{result}/{self._label(arg, k)}", match)
-            for k, arg in enumerate(emit.args)
+            self._input(value, f"{result}/{self._label(arg, k)}", match, dtype)
+            for k, (arg, value, dtype) in enumerate(zip(emit.args, values, beside, strict=True))
         ]
         while inputs and not inputs[-1]:
             inputs.pop()
@@ -226,26 +230,34 @@ class _Edit:
         for name, value in named.items():
             if value is not None:
                 node.attribute.append(helper.make_attribute(name, _attribute_value(value)))
-        environment.emitted[emit.name] = _Emitted(output)
+        made = result_type(emit.op, [self._element_type(value) for value in values])
+        environment.emitted[emit.name] = _Emitted(output, self._snapshot.dtypes[match.result] if final else made)
         return node
+
+    def _element_type(self, value: object) -> str | None:
+        """Of a tensor of the model or an emitted one, where it is known."""
+        if isinstance(value, _Emitted):
+            return value.dtype
+        return self._snapshot.dtypes[value.tensor] if isinstance(value, TensorView) else None
 
     def _label(self, arg: object, port: int) -> str:
         name = getattr(arg, "name", None)
         return name if isinstance(name, str) else f"input{port}"
 
-    def _input(self, value: object, label: str, match: Match) -> str:
+    def _input(self, value: object, label: str, match: Match, beside: str | None) -> str:
+        """The name of an input. ``beside``: the element type that the operator wants here, where another input says so."""
         if value is None:
             return ""
         if isinstance(value, TensorView):
             return self._snapshot.tensors[value.tensor]
         if isinstance(value, _Emitted):
             return value.name
-        dtype = self._snapshot.dtypes[match.result]
         array = np.asarray(value)
-        if array.dtype.kind == "f":
-            array = array.astype({"f16": np.float16, "f64": np.float64}.get(dtype or "", np.float32))
+        dtype = beside or self._snapshot.dtypes[match.result]
+        if array.dtype.kind == "f" or (beside in FLOATS and array.dtype.kind in "iu"):
+            array = array.astype(FLOATS.get(dtype or "", np.float32))
         name = self._fresh(label)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def _alias(self, emit: EmitValue, environment: _EmitEnvironment, result: int) -> bool:

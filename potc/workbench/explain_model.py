@@ -84,9 +84,15 @@ class Reason:
     node: str = ""
 
 
-def examine(path: str, rules: str, device: str | None = None, settings: Mapping[str, str] | None = None) -> Examined:
-    """Reads, prepares and plans. Raises Rejected as ``compile`` does."""
-    program = load_rules(rules, device=device, settings=settings or {})
+def examine(
+    path: str,
+    rules: str,
+    device: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    externs: Sequence[str] = (),
+) -> Examined:
+    """Reads, prepares and plans. ``externs``: Python files that may run. Raises Rejected as ``compile`` does."""
+    program = load_rules(rules, device=device, settings=settings or {}, externs=externs)
     return examine_model(read_model(path), program)
 
 

@@ -106,3 +106,16 @@ def test_small_numbers_are_powers_of_ten() -> None:
     assert canonical(pattern.format("0.00001")) == pattern.format("1e-5")
     assert canonical(pattern.format("1e-3")) == pattern.format("1e-3")
     assert canonical(pattern.format("0.25")) == pattern.format("0.25")
+
+
+def test_remarks_stay_between_the_lines_of_a_pattern_and_of_an_emit() -> None:
+    text = (
+        "pattern p(x) match {  # open\n  # first\n  a = Relu(x)  # one\n\n  # second\n  y = Abs(a)\n  # last\n}\n"
+        "  require x.rank == 4  # why\n\n"
+        "rewrite q {\n  match {\n    # only\n    y = Relu(x)\n  }  # after\n  # up\n  emit a = Abs(x)\n"
+        "       # between\n       y = Neg(a)  # tail\n}\n"
+    )
+    assert canonical(text) == text
+    assert canonical("rewrite q {\n match { y = Add(a, # mid\n b) }\n emit y = a }\n") == (
+        "rewrite q {\n  match {\n    # mid\n    y = Add(a, b)\n  }\n  emit y = a\n}\n"
+    )

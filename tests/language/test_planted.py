@@ -24,6 +24,7 @@ PROVED = {
     "endless-rewrite",
     "saturating-accumulator",
     "overflowing-accumulator",
+    "different-lanes",
     "empty-meet",
     "widened-limit",
     "float-never-wins",

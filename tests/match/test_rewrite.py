@@ -285,3 +285,19 @@ def test_a_node_without_its_first_output_is_not_matched(tmp_path: Path) -> None:
     }""")
     before.proto.graph.node[0].output[0] = ""
     assert apply_rewrites(before, rules(tmp_path, body + DEVICE))[1] == ()
+
+
+def test_constants_have_the_element_type_of_the_operand_beside_them(tmp_path: Path) -> None:
+    """Also behind emitted nodes; a shape stays what the operator wants."""
+    body = "rewrite twice {\n  match Relu(x) -> Relu as y\n  emit t = Mul(x, 2)\n       u = Add(3, t)\n       v = Reshape(u, concat(2, 2))\n       y = Sub(v, t)\n}\n"
+    for dtype, element in (("float", np.float32), ("float16", np.float16), ("double", np.float64)):
+        before = model(f"g ({dtype}[2,2] x) => ({dtype}[2,2] y) {{ a = Relu (x) y = Relu (a) }}")
+        after, changes = apply_rewrites(before, rules(tmp_path, body + DEVICE))
+        assert len(changes) == 1
+        stored = [numpy_helper.to_array(t) for t in after.proto.graph.initializer]
+        assert [(a.dtype, a.tolist()) for a in stored] == [
+            (np.dtype(element), 2),
+            (np.dtype(element), 3),
+            (np.dtype(np.int64), [2, 2]),
+        ]
+        onnx.checker.check_model(after.proto, full_check=True)
