@@ -31,6 +31,7 @@ COMMANDS = {
     "check": ("potc.cli.check", "Check rule files; no model is needed."),
     "doc": ("potc.cli.doc", "Write a device's page of supported operators."),
     "new": ("potc.cli.new", "Write a commented rule file for a new device."),
+    "bench": ("potc.cli.bench", "Compare the speed of a float model and its integer model."),
     "verify": ("potc.cli.verify", "Check quantized models of any tool against a device."),
     "test": ("potc.cli.test", "Run the tests of rule files."),
     "suite": ("potc.cli.suite", "Write a conformance kit: models, inputs and outputs for a board."),

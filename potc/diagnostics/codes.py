@@ -218,7 +218,7 @@ _DATA = {
     ),
     "invalid-data": ("The sample file is damaged, or no file that potc reads.", "Write it again with `numpy.savez`."),
     "non-finite-data": ("A sample, a constant or a result is NaN or infinite.", "Repair or leave out that sample."),
-    "unrunnable-model": ("onnxruntime can't load the float model.", "Try the model in onnxruntime alone first."),
+    "unrunnable-model": ("onnxruntime can't load a model.", "Try the model in onnxruntime alone first."),
     "sample-failed": ("onnxruntime failed on a sample.", "Check names, shapes and types of the samples."),
     "no-annotation": (
         "A metric compares answers with annotations, and the samples have none.",

@@ -70,7 +70,7 @@ def kernel_share(compiled: bytes, plan: Plan, loaded: Loaded | None = None) -> K
     fused = set(covered)
     if loaded is not None:
         codes = integer_codes(loaded.graph)
-        in_float = _in_float(onnx.ModelProto.FromString(compiled).graph, loaded.graph.graph, codes)
+        in_float = runs_in_float(onnx.ModelProto.FromString(compiled).graph, loaded.graph.graph, codes)
         fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
     floating = tuple(name for name in covered if name in fused)
     weighted = {c.node for c in plan.constants if c.role == "weight" and c.node in covered}
@@ -93,7 +93,12 @@ def integer_codes(optimized: onnx.ModelProto) -> set[str]:
     """Computed tensors that hold integer codes, at any depth. Only onnxruntime knows the types of what its own operators
     return, so it is asked for them: as types of outputs.
     """
-    return {name for name, kind in _kinds(optimized, {}).items() if kind in CODES}
+    return {name for name, kind in element_kinds(optimized).items() if kind in CODES}
+
+
+def element_kinds(optimized: onnx.ModelProto) -> dict[str, str]:
+    """onnxruntime's words for the types of all computed tensors, as ``tensor(uint8)``, and of inputs and outputs."""
+    return _kinds(optimized, {})
 
 
 def _kinds(model: onnx.ModelProto, outer: Mapping[str, str]) -> dict[str, str]:
@@ -124,7 +129,7 @@ def _declaring(model: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:
     return Model("", told, ())
 
 
-def _in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> dict[str, bool]:
+def runs_in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> dict[str, bool]:
     """Of each node of ``compiled`` that ``optimized`` still holds: does it compute from floats? ``codes``: computed
     integers."""
     by_output: dict[str, bool] = {}
