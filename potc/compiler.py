@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
 from potc.data.dataset import Dataset
 from potc.data.kept import KeptSamples
-from potc.data.source import open_samples
+from potc.data.preprocessing import Preprocessing
+from potc.data.source import Annotations, open_samples
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
 from potc.graph.bodies import Body, bodies_of, with_bodies
@@ -39,7 +41,8 @@ from potc.quantize.tuning import Tuning
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be compiled: the words of the command line. ``data`` None: generated samples, for trying out only.
+    """What is to be compiled: the words of the command line. ``data`` None: generated samples, for trying out only; else what
+    ``potc.data.source.open_annotated`` takes.
 
     ``seed``: draws the samples, which are spread evenly without it; ``ranges``: a file of saved ranges, which replaces
     calibration; ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the
@@ -48,7 +51,7 @@ class Job:
 
     model: str
     rules: str
-    data: str | None = None
+    data: Any = None
     device: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
@@ -59,6 +62,8 @@ class Job:
     preset: str = ""
     checked: int = SAMPLES
     scopes: Scopes = field(default_factory=Scopes)
+    preprocess: Preprocessing = field(default_factory=Preprocessing)
+    annotations: Annotations = field(default_factory=Annotations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +141,17 @@ def match_model(job: Job, trace: Trace) -> Matched:
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
     model = read_model(job.model)
-    samples = KeptSamples(open_samples(job.data, model, job.samples, job.seed), job.checked)
+    samples = KeptSamples(_samples(job, model), job.checked)
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
     snapshots = snapshots_of(prepared)
     parts = solve_parts(program, prepared, snapshots, scoped_nodes(job.scopes, model, changes, snapshots))
     return Matched(job, program, model, samples, prepared, changes, parts, whole(parts))
+
+
+def _samples(job: Job, model: Model) -> Dataset:
+    return open_samples(job.data, model, job.samples, job.seed, job.preprocess, job.annotations)
 
 
 def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:

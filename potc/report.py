@@ -167,6 +167,8 @@ class Report:
     preset: str
     tuning: dict[str, Any]
     choice: Chosen | None
+    data: str | None
+    preprocessing: dict[str, Any]
     samples: int
     seed: int | None
     samples_digest: str
@@ -216,6 +218,8 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         preset=job.preset or job.tuning.ranges.preset,
         tuning=asdict(job.tuning),
         choice=choice and _chosen(choice),
+        data=job.data if isinstance(job.data, str) else None,
+        preprocessing=job.preprocess.told(),
         samples=len(compilation.samples),
         seed=job.seed,
         samples_digest=digest_of(compilation.samples.chosen),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from potc.cli.data_options import DATA, annotation_options
 from potc.cli.depfile import depfile
 from potc.cli.options import color_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
@@ -71,7 +72,8 @@ class Outputs:
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
 @click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
-@click.option("--data", metavar="FILE", help="Calibration samples: .npz, arrays named like the inputs.")
+@click.option("--data", metavar="DATA", help=DATA)
+@annotation_options
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
 @range_options
 @click.option(
@@ -193,6 +195,8 @@ def default_output(model: str, device: str) -> str:
 
 def _job(rules: str, words: Mapping[str, Any]) -> Job:
     from potc.compiler import Job
+    from potc.data.preprocessing import read_preprocessing
+    from potc.data.source import Annotations
     from potc.quantize.scopes import Scopes
 
     return Job(
@@ -207,6 +211,8 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         ranges=words["ranges"],
         externs=words["externs"],
         scopes=Scopes(words["names"], words["operators"], words["between"]),
+        preprocess=read_preprocessing(words["preprocess"]),
+        annotations=Annotations(words["labels"], words["images"]),
         **effort(words["preset"]),
     )
 

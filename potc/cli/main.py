@@ -28,6 +28,7 @@ from potc.diagnostics.diagnostic import Rejected
 USAGE, BUG, INTERRUPTED = 2, 70, 130
 COMMANDS = {
     "compile": ("potc.cli.compile", "Compile a model to integers by the rules of a device."),
+    "evaluate": ("potc.cli.evaluate", "Score a model on annotated samples, or compare two."),
     "check": ("potc.cli.check", "Check rule files; no model is needed."),
     "doc": ("potc.cli.doc", "Write a device's page of supported operators."),
     "new": ("potc.cli.new", "Write a commented rule file for a new device."),

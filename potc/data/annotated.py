@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from potc.data.dataset import Dataset, InputSpec, check_names, convert, sample_shape
+from potc.data.dataset import Dataset, InputSpec, check_dtype, check_names, convert, sample_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ def fit(
 ) -> Mapping[str, np.ndarray]:
     """One feed in the shapes and element types that the model takes. Raises Rejected as the checks of ``dataset`` do."""
     check_names(where, list(arrays), specs)
+    for spec in specs:
+        check_dtype(where, spec, arrays[spec.name].dtype)
     return {
         s.name: convert(where, s, index, arrays[s.name].reshape(sample_shape(where, s, arrays[s.name].shape)))
         for s in specs

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from potc.data.dataset import InputSpec, check_dtype, check_names, choose, convert, sample_shape
+from potc.data.limits import LARGEST_SAMPLE, MOST_ARRAYS
 from potc.diagnostics.diagnostic import Rejected, reject
-
-LARGEST_SAMPLE = 2 << 30  # bytes; a header that claims more is a mistake or an attack
 
 
 @dataclass(frozen=True, slots=True)
-class _Array:
+class StoredArray:
     """One stored array, known from its header alone."""
 
     member: str | None  # name in the zip file, None for a plain .npy file
@@ -39,7 +38,7 @@ class StoredSamples:
 
     path: str
     specs: tuple[InputSpec, ...]
-    arrays: Mapping[str, _Array]
+    arrays: Mapping[str, StoredArray]
     chosen: Sequence[int]
     files: tuple[str, ...]
     generated: bool = False
@@ -52,9 +51,9 @@ class StoredSamples:
         shapes = {s.name: sample_shape(self.path, s, self.arrays[s.name].shape[1:]) for s in self.specs}
         wanted = set(self.chosen)
         with ExitStack() as stack:
-            streams = [_samples(self.path, self.arrays[s.name], stack) for s in self.specs]
+            streams = [sample_stream(self.path, self.arrays[s.name], stack) for s in self.specs]
             for index in range(self.chosen[-1] + 1):
-                rows = [_next(self.path, stream, index) for stream in streams]
+                rows = [next_sample(self.path, stream, index) for stream in streams]
                 if index in wanted:
                     yield {
                         s.name: convert(self.path, s, index, row.reshape(shapes[s.name]))
@@ -69,7 +68,7 @@ def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None, se
     ``seed``. Headers are checked here,
     values while they are read. Raises Rejected with what was found and what the model takes.
     """
-    arrays = _headers(path, specs)
+    arrays = read_headers(path, [s.name for s in specs])
     check_names(path, list(arrays), specs)
     counts = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
@@ -82,23 +81,26 @@ def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None, se
         array = arrays[spec.name]
         check_dtype(path, spec, array.dtype)
         sample_shape(path, spec, array.shape[1:])
-        size = math.prod(array.shape[1:]) * array.dtype.itemsize
-        if size > LARGEST_SAMPLE:
-            raise reject(
-                "too-large",
-                f"one sample of `{spec.name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}",
-            )
-        if array.fortran and len(array.shape) > 1:
-            help_ = "store it with numpy.ascontiguousarray"
-            raise reject(
-                "invalid-data",
-                f"`{spec.name}` in {path} is stored column by column and can't be read sample by sample",
-                help=help_,
-            )
+        check_array(path, spec.name, array)
     return StoredSamples(path, tuple(specs), arrays, choose(count, limit, seed), (path,))
 
 
-def _headers(path: str, specs: Sequence[InputSpec]) -> dict[str, _Array]:
+def check_array(path: str, name: str, array: StoredArray) -> None:
+    """Raises Rejected unless it can be read sample by sample: too-large, invalid-data."""
+    size = math.prod(array.shape[1:]) * array.dtype.itemsize
+    if size > LARGEST_SAMPLE:
+        message = f"one sample of `{name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}"
+        raise reject("too-large", message)
+    if array.fortran and len(array.shape) > 1:
+        message = f"`{name}` in {path} is stored column by column and can't be read sample by sample"
+        raise reject("invalid-data", message, help="store it with numpy.ascontiguousarray")
+
+
+def read_headers(path: str, feeding: Sequence[str]) -> dict[str, StoredArray]:
+    """The arrays of a file by name; the one of a .npy file is called like the input it feeds, if there is only one.
+
+    Raises Rejected: missing-file (exit code 2), invalid-data, too-large.
+    """
     file = Path(path)
     try:
         if file.is_dir():
@@ -107,10 +109,13 @@ def _headers(path: str, specs: Sequence[InputSpec]) -> dict[str, _Array]:
             plain = stream.read(6) == npy.MAGIC_PREFIX
             stream.seek(0)
             if plain:
-                name = specs[0].name if len(specs) == 1 else file.stem
+                name = feeding[0] if len(feeding) == 1 else file.stem
                 return {name: _header(path, None, stream, file.stat().st_size)}
         with zipfile.ZipFile(file) as archive:
-            return {_stem(m): _open_header(path, archive, m) for m in archive.namelist() if m.endswith(".npy")}
+            members = [m for m in archive.namelist() if m.endswith(".npy")]
+            if len(members) > MOST_ARRAYS:
+                raise reject("too-large", f"{path} holds {len(members):,} arrays; the limit is {MOST_ARRAYS:,}")
+            return {_stem(m): _open_header(path, archive, m) for m in members}
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
     except OSError as error:
@@ -131,12 +136,12 @@ def _stem(member: str) -> str:
     return member[: -len(".npy")]
 
 
-def _open_header(path: str, archive: zipfile.ZipFile, member: str) -> _Array:
+def _open_header(path: str, archive: zipfile.ZipFile, member: str) -> StoredArray:
     with archive.open(member) as stream:
         return _header(path, member, stream, archive.getinfo(member).file_size)
 
 
-def _header(path: str, member: str | None, stream: IO[bytes], size: int) -> _Array:
+def _header(path: str, member: str | None, stream: IO[bytes], size: int) -> StoredArray:
     """Parses a header with numpy's own reader, which refuses overlong ones; pickled arrays are refused here.
 
     ``size``: bytes that are stored, header included. A header that claims more samples than that is refused.
@@ -168,10 +173,10 @@ def _header(path: str, member: str | None, stream: IO[bytes], size: int) -> _Arr
             f"`{member or path}` in {path} claims {shape[0]:,} samples of {sample:,} bytes and stores {size:,} bytes"
         )
         raise reject("invalid-data", message, help="the file is cut off or damaged: store it again")
-    return _Array(member, shape, dtype, fortran)
+    return StoredArray(member, shape, dtype, fortran)
 
 
-def _samples(path: str, array: _Array, stack: ExitStack) -> Iterator[np.ndarray]:
+def sample_stream(path: str, array: StoredArray, stack: ExitStack) -> Iterator[np.ndarray]:
     """The samples of one array, from the front; only one is held at a time."""
     if array.member is None:
         stream: IO[bytes] = stack.enter_context(Path(path).open("rb"))
@@ -190,7 +195,7 @@ def _samples(path: str, array: _Array, stack: ExitStack) -> Iterator[np.ndarray]
         yield np.frombuffer(data, array.dtype).reshape(shape)
 
 
-def _next(path: str, stream: Iterator[np.ndarray], index: int) -> np.ndarray:
+def next_sample(path: str, stream: Iterator[np.ndarray], index: int) -> np.ndarray:
     try:
         sample = next(stream, None)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:

@@ -220,6 +220,19 @@ _DATA = {
     "non-finite-data": ("A sample, a constant or a result is NaN or infinite.", "Repair or leave out that sample."),
     "unrunnable-model": ("onnxruntime can't load a model.", "Try the model in onnxruntime alone first."),
     "sample-failed": ("onnxruntime failed on a sample.", "Check names, shapes and types of the samples."),
+    "invalid-preprocessing": (
+        "What is declared to be done to samples is unknown, impossible for them, or missing.",
+        "Declare it with `--preprocess`; docs/reference/data.md lists the settings.",
+    ),
+    "python-failed": (
+        "Python code of the user failed, or has not what was named.",
+        "Run the file with python, and repair it.",
+    ),
+    "missing-package": (
+        "A package is needed that is not installed, because only some users need it.",
+        "Install it with `pip`, as the message says.",
+    ),
+    "invalid-metric": ("There is no such metric, or it has no such setting.", "See docs/reference/metrics.md."),
     "no-annotation": (
         "A metric compares answers with annotations, and the samples have none.",
         "Give labels, or a metric that compares with the float model, like `sqnr`.",

@@ -43,10 +43,9 @@ RAISED = {path: path.read_text() for path in sorted((ROOT / "potc").rglob("*.py"
 # Codes that a page does not run: the test that raises them, and why.
 UNSHOWN = {
     "too-large": ("data/test_samples.py", "it takes a model of more than 2 GB, or a sample of one"),
-    "no-annotation": ("evaluate/test_evaluation.py", "no command scores models yet"),
-    "metric-failed": ("evaluate/test_evaluation.py", "no command scores models yet"),
     "worker-lost": ("search/test_workers.py", "it takes a sample that ends a process"),
     "no-cluster": ("search/test_workers.py", "it takes seconds to find out that nobody answers"),
+    "missing-package": ("data/test_pictures.py", "it takes an installation without the package"),
     "invalid-plan": ("properties/test_plans.py", "no command reads plans back yet"),
 }
 
