@@ -101,7 +101,7 @@ def read_inputs(job: Job) -> tuple[str, ...]:
     """All files that a compile of this job reads, as ``Compilation.inputs`` has them. Raises Rejected."""
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     model = read_model(job.model)
-    return _files(job, model, program, open_samples(job.data, model, job.samples, job.seed))
+    return _files(job, model, program, _samples(job, model))
 
 
 def _files(job: Job, model: Model, program: Program, samples: Dataset) -> tuple[str, ...]:
