@@ -27,6 +27,7 @@ from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.calibrate import calibrate, wanted_ranges
+from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
 from potc.quantize.moments import second_moments
 from potc.quantize.numbers import QuantParams
@@ -76,7 +77,8 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """Everything that a compile produced, and what it was made from. ``prepared``: the float model that the plan speaks of."""
+    """Everything that a compile produced, and what it was made from. ``prepared``: the float model that the plan speaks of;
+    ``equalization``: what was done to it on purpose, None where nobody asked."""
 
     job: Job
     program: Program
@@ -90,6 +92,7 @@ class Compilation:
     share: KernelShare
     samples: Dataset
     prepared: Model
+    equalization: Equalization | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -112,7 +115,7 @@ def _files(job: Job, model: Model, program: Program, samples: Dataset) -> tuple[
 def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     """Compiles a model. Writes nothing. Raises Rejected where the rules, the model or the samples are at fault."""
     trace = trace or Trace()
-    matched = match_model(job, trace)
+    matched = equalized(match_model(job, trace), job.tuning, trace)
     return finish(matched, known_ranges(matched, job, trace), job.tuning, trace)
 
 
@@ -128,6 +131,7 @@ class Matched:
     changes: tuple[Change, ...]
     parts: tuple[Part, ...]
     plan: Plan
+    equalization: Equalization | None = None
 
     def after(self, ranges: Ranges) -> Matched:
         """What is left of the plan when it is known which nested graphs the samples ran."""
@@ -145,13 +149,34 @@ def match_model(job: Job, trace: Trace) -> Matched:
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
-    snapshots = snapshots_of(prepared)
-    parts = solve_parts(program, prepared, snapshots, scoped_nodes(job.scopes, model, changes, snapshots))
+    parts = planned(job, program, model, prepared, changes)
     return Matched(job, program, model, samples, prepared, changes, parts, whole(parts))
 
 
 def _samples(job: Job, model: Model) -> Dataset:
     return open_samples(job.data, model, job.samples, job.seed, job.preprocess, job.annotations)
+
+
+def planned(job: Job, program: Program, model: Model, prepared: Model, changes: tuple[Change, ...]) -> tuple[Part, ...]:
+    """Which rules cover which nodes of the prepared model. Raises Rejected."""
+    snapshots = snapshots_of(prepared)
+    return solve_parts(program, prepared, snapshots, scoped_nodes(job.scopes, model, changes, snapshots))
+
+
+def equalized(matched: Matched, tuning: Tuning, trace: Trace) -> Matched:
+    """The same with a float model whose channels are scaled for what the plan stores, if ``tuning`` asks for that; results stay
+    the same up to rounding. Plans again, since rules see new constants. Raises Rejected where a sample can't be run."""
+    method, preset = tuning.equalize.method, tuning.ranges.preset
+    if method == "none":
+        return matched
+    trace.stage("equalize")
+    program, plan, samples = matched.program, matched.plan, matched.samples
+    signatures = program.members[0].signatures
+    found = equalize(matched.prepared, signatures, plan, samples, method, preset, trace.progress)
+    if found.model is matched.prepared:
+        return replace(matched, equalization=found)
+    parts = planned(matched.job, program, matched.model, found.model, matched.changes)
+    return replace(matched, prepared=found.model, parts=parts, plan=whole(parts), equalization=found)
 
 
 def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:
@@ -205,9 +230,8 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
     share = kernel_share(compiled, plan, loaded)
     job = replace(job, tuning=tuning)
     changes, samples, prepared = matched.changes, matched.samples, matched.prepared
-    return Compilation(
-        job, program, model, changes, plan, ranges, params, compiled, verification, share, samples, prepared
-    )
+    made = (ranges, params, compiled, verification, share, samples, prepared, matched.equalization)
+    return Compilation(job, program, model, changes, plan, *made)
 
 
 def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:

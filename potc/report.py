@@ -23,6 +23,7 @@ from potc.evaluate.verify import Verification
 from potc.execute.session import SessionError
 from potc.language.lattice import spell
 from potc.quantize.doubts import doubts
+from potc.quantize.equalize.run import Equalized
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Kernel, Left
 from potc.shipped import shipped_rules
@@ -116,6 +117,17 @@ class SecondOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """What equalization did to the float model: ``groups`` of channels that were scaled together, ``difference`` of results
+    before and after, as a share of their norm; ``refused``: why nothing was changed although scales were found."""
+
+    method: str
+    groups: tuple[Equalized, ...]
+    difference: float
+    refused: str
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """Signal to noise of one float output of the model, against the float model; infinite (null in JSON) if nothing differs."""
 
@@ -176,6 +188,7 @@ class Report:
     bytes_before: int
     bytes_after: int
     rewrites: tuple[RuleUse, ...]
+    equalization: Scaled | None
     rule_uses: tuple[RuleUse, ...]
     kernels: tuple[KernelUse, ...]
     share: Share
@@ -227,6 +240,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
         bytes_after=len(compilation.compiled),
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
+        equalization=_scaled(compilation),
         rule_uses=_uses((k.rule, k.place) for k in plan.kernels),
         kernels=tuple(_kernels(compilation)),
         share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
@@ -240,6 +254,12 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         warnings=(*_warnings(compilation), *([accounted] if isinstance(accounted, str) else [])),
         inputs=tuple(_inputs(compilation)),
     )
+
+
+def _scaled(compilation: Compilation) -> Scaled | None:
+    found = compilation.equalization
+    method = compilation.job.tuning.equalize.method
+    return found and Scaled(method, found.groups, found.difference, found.refused)
 
 
 def _chosen(choice: Choice) -> Chosen:
@@ -261,6 +281,8 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
         yield f"the model has opset {opset}, the device allows {low} to {high}: rules may misread newer operators"
     if not compilation.plan.kernels:
         yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
+    if compilation.equalization is not None and compilation.equalization.refused:
+        yield f"not equalized: {compilation.equalization.refused}"
     yield from (n.overflow for n in compilation.params.narrowing.values() if n.overflow)
     yield from doubts(compilation.plan, compilation.ranges, compilation.params)
 

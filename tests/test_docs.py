@@ -29,6 +29,7 @@ ALLOWED = {
     "ReduceMin": "written by calibration to see a range",
     "ReduceMax": "written by calibration to see a range",
     "ReduceSum": "written by calibration to see what is not a number",
+    "ReduceSumSquare": "written by equalization to see the power of each channel",
     "ReduceMean": "written by calibration to see the mean of each channel",
     "Constant": "written by calibration: the axes of a mean, where they are an input",
     "Add": "written by accounting: a number that is added to a tensor, to see what it does to the outputs",

@@ -77,6 +77,13 @@ class Outputs:
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
 @range_options
 @click.option(
+    "--equalize",
+    type=click.Choice(["none", "align", "cross-layer", "smooth", "best"]),
+    default="none",
+    show_default=True,
+    help="How channels are scaled in the float model before.",
+)
+@click.option(
     "--rounding",
     type=click.Choice(["nearest", "leveled", "gptq"]),
     default="leveled",
@@ -218,10 +225,13 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:
-    from potc.quantize.tuning import BiasSettings, RoundingSettings, Tuning
+    from potc.quantize.tuning import BiasSettings, EqualizeSettings, RoundingSettings, Tuning
 
     return Tuning(
-        ranges=range_settings(words), rounding=RoundingSettings(words["rounding"]), bias=BiasSettings(bias_of(words))
+        ranges=range_settings(words),
+        equalize=EqualizeSettings(words["equalize"]),
+        rounding=RoundingSettings(words["rounding"]),
+        bias=BiasSettings(bias_of(words)),
     )
 
 

@@ -12,6 +12,7 @@ STAGES = {
     "model": "reading the model and samples",
     "prepare": "preparing the graph",
     "plan": "matching rules",
+    "equalize": "equalizing channels",
     "calibrate": "calibrating",
     "solve": "solving scales",
     "lower": "writing integers",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from potc.cli.layers import layer_rows, layers_title
 from potc.diagnostics.render_text import escaped
-from potc.report import FloatNode, KernelUse, Report, RuleUse, Tried
+from potc.quantize.equalize.run import Equalized
+from potc.report import FloatNode, KernelUse, Report, RuleUse, Scaled, Tried
 
 GENERATED = (
     "no --data: calibrated on generated samples. Good for trying out, not for use: real inputs have other ranges.\n"
@@ -26,6 +27,8 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     lines += _table("kernels", _use_rows(report.rule_uses))
     lines += _table("rewrites before", _use_rows(report.rewrites))
     if verbose:
+        if report.equalization is not None:
+            lines += _table("equalized between", [_scaled_row(g) for g in report.equalization.groups])
         if report.layers is not None:
             lines += _table(layers_title(report.layers), list(layer_rows(report.layers)))
         lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
@@ -49,10 +52,27 @@ def _figures(report: Report) -> Iterator[str]:
     told = ", ".join(f"{escaped(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
     counted = "1 sample" if verified.samples == 1 else f"{verified.samples} samples"
     yield f"  SQNR       {told} over {counted}, against the float model"
+    if report.equalization is not None and not report.equalization.refused:
+        yield f"  equalized  {_equalized(report.equalization)}"
     if narrowed.scales:
         yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
     if (second := report.second_order) is not None:
         yield f"  rounded    {second.rounded} of {second.weights} weights by second moments"
+
+
+def _equalized(found: Scaled) -> str:
+    if not found.groups:
+        return "nothing: no channels that can be scaled would gain by it"
+    channels = sum(group.channels for group in found.groups)
+    low, high = min(g.smallest for g in found.groups), max(g.largest for g in found.groups)
+    groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
+    return f"{channels} channels in {groups}, divided by {low:.3g} to {high:.3g}"
+
+
+def _scaled_row(group: Equalized) -> tuple[str, ...]:
+    nodes = (", ".join(map(escaped, names)) for names in (group.sources, group.sinks))
+    scales = f"{group.channels} channels divided by {group.smallest:.3g} to {group.largest:.3g}"
+    return *nodes, scales, f"{100 * group.noise:.0f} % of the noise"
 
 
 def _tried_row(tried: Tried) -> tuple[str, ...]:

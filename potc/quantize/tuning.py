@@ -13,6 +13,7 @@ AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_ou
 OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast")
 ROUNDINGS = ("nearest", "leveled", "gptq")
+EQUALIZATIONS = ("none", "align", "cross-layer", "smooth", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,16 @@ class RangeSettings:
 
 @dataclass(frozen=True, slots=True)
 class EqualizeSettings:
-    """Changes of the float model that leave its results as they were and make it easier to quantize; none by default."""
+    """Changes of the float model that leave its results as they were and make it easier to quantize; none by default.
+
+    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place.
+    """
+
+    method: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.method not in EQUALIZATIONS:
+            raise ValueError(f"no equalization is called {self.method!r}: {', '.join(EQUALIZATIONS)}")
 
 
 @dataclass(frozen=True, slots=True)

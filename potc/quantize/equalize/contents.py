@@ -1,0 +1,108 @@
+"""What channels hold over the calibration samples: extremes and mean square of each, from one pass of the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from potc.data.dataset import Dataset
+from potc.diagnostics.diagnostic import Rejected, reject
+from potc.execute.session import SessionError, first_line, open_session, run_each
+from potc.graph.model import Model
+from potc.graph.snapshot import outer_reads
+
+REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """One tensor: float64 arrays of its rank, 1 long along the axes that were not kept. ``square``: the sum of squares over
+    all other positions, averaged over samples."""
+
+    low: np.ndarray
+    high: np.ndarray
+    square: np.ndarray
+
+
+def observe_contents(
+    model: Model,
+    kept: Mapping[str, tuple[int, tuple[int, ...]]],
+    samples: Dataset,
+    progress: Callable[[int, int], None],
+) -> Mapping[str, Contents]:
+    """``kept``: by tensor, its rank and the axes along which channels differ. Memory does not grow with the samples.
+
+    Raises Rejected if onnxruntime can't run a sample.
+    """
+    if not kept:
+        return {}
+    names = list(kept)
+    serialized, outputs = _instrumented(model, [(name, *kept[name]) for name in names])
+    try:
+        session = open_session(serialized, optimize=True, threads=1)
+    except SessionError as error:
+        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+    found: dict[str, list[np.ndarray]] = {}
+    total, results = len(samples), run_each(session, outputs, samples.feeds())
+    for index in range(total):
+        try:
+            arrays = [np.asarray(r, np.float64) for r in next(results)]
+        except Rejected:  # a sample that can't be read
+            raise
+        except Exception as error:  # onnxruntime's errors have no common base
+            message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
+            raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
+        for k, name in enumerate(names):
+            _add(found, name, arrays[3 * k : 3 * k + 3])
+        progress(index + 1, total)
+    return {name: Contents(low, high, square / total) for name, (low, high, square) in found.items()}
+
+
+def _add(found: dict[str, list[np.ndarray]], name: str, seen: Sequence[np.ndarray]) -> None:
+    """What is not finite counts as nothing here: calibration tells it with the sample's number."""
+    low, high, square = (np.where(np.isfinite(a), a, 0.0) for a in seen)
+    known = found.get(name)
+    if known is None:
+        found[name] = [low, high, square]
+    elif known[0].shape == low.shape:
+        found[name] = [np.minimum(known[0], low), np.maximum(known[1], high), known[2] + square]
+
+
+def _instrumented(model: Model, kept: Iterable[tuple[str, int, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
+    prefix = _free_prefix(model.proto)
+    nodes: list[onnx.NodeProto] = []
+    outputs: list[str] = []
+    for k, (tensor, rank, axes) in enumerate(kept):
+        others = [a for a in range(rank) if a not in axes]
+        for reduction in REDUCTIONS:
+            name = f"{prefix}/{k}/{reduction}"
+            nodes.extend(_reduction(reduction, tensor, name, others, model.opset))
+            outputs.append(name)
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    more = onnx.ModelProto()
+    more.graph.node.extend(nodes)
+    more.graph.output.extend(infos)
+    return model.proto.SerializeToString() + more.SerializeToString(), outputs  # two messages are read as one
+
+
+def _free_prefix(proto: onnx.ModelProto) -> str:
+    graph = proto.graph
+    names = {name for node in graph.node for name in (node.name, *node.output, *outer_reads(node))}
+    names |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    prefix = "channels"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
+
+
+def _reduction(operator: str, tensor: str, name: str, axes: list[int], opset: int) -> Iterator[onnx.NodeProto]:
+    if opset < 18:
+        yield helper.make_node(operator, [tensor], [name], name=name, axes=axes, keepdims=1)
+        return
+    listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
+    yield helper.make_node("Constant", [], [f"{name}/axes"], name=f"{name}/axes", value=listed)
+    yield helper.make_node(operator, [tensor, f"{name}/axes"], [name], name=name, keepdims=1)

@@ -1,0 +1,205 @@
+"""The pass: find channels, look at what they hold, choose scales, make new constants, and see that nothing changed.
+
+Channels behind a limit (of a clipping activation) keep their scale: a limit is one number for all channels, and scaled values
+would meet it elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from potc.data.dataset import Dataset
+from potc.data.kept import some
+from potc.diagnostics.diagnostic import reject
+from potc.execute.session import SessionError, first_line, open_session, run_each
+from potc.graph.model import Model
+from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
+from potc.graph.snapshot import Snapshot, take_snapshot
+from potc.language.program import Signature
+from potc.quantize.equalize.channels import Channels
+from potc.quantize.equalize.contents import observe_contents
+from potc.quantize.equalize.fold import fold
+from potc.quantize.equalize.layers import Group, Network, build_network, wanted_contents
+from potc.quantize.equalize.noise import expected
+from potc.quantize.equalize.scales import find_scales
+from potc.quantize.equalize.walk import find_channels
+from potc.quantize.plan import Plan
+
+TOLERANCE = 1e-4  # of a norm: rounding of constants gives about 1e-6
+COMPARED = 8  # samples
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+
+
+@dataclass(frozen=True, slots=True)
+class Equalized:
+    """Channels that were scaled together: by the nodes in front of them and behind.
+
+    ``channels``: how many changed; ``smallest``, ``largest``: by what they were divided; ``noise``: what is expected of
+    quantization now, as a share of what was before.
+    """
+
+    sources: tuple[str, ...]
+    sinks: tuple[str, ...]
+    channels: int
+    smallest: float
+    largest: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Equalization:
+    """``model``: with the same nodes and results, and constants that are easier to store; the given one where ``groups`` is
+    empty. ``difference``: of its results, the largest norm of a float output's change as a share of the output's norm.
+    ``refused``: why nothing was changed although scales were found; "" otherwise."""
+
+    model: Model
+    groups: tuple[Equalized, ...] = ()
+    difference: float = 0.0
+    refused: str = ""
+
+
+def equalize(
+    model: Model,
+    signatures: Mapping[str, Signature],
+    plan: Plan,
+    samples: Dataset,
+    method: str,
+    preset: str,
+    progress: Callable[[int, int], None],
+) -> Equalization:
+    """Equalizes a prepared model for what ``plan`` says will be stored. ``method``: of ``scales.METHODS``; ``preset``: which of
+    the allowed types are taken. Runs each sample once, and a few of them twice more. Raises Rejected if onnxruntime can't.
+    """
+    snapshot, channels = _channels(model, signatures, samples)
+    if snapshot is None or channels is None:
+        return Equalization(model)
+    kept = wanted_contents(snapshot, signatures, channels)
+    named = {snapshot.tensors[t]: (len(snapshot.shapes[t] or ()), axes) for t, axes in kept.items()}
+    contents = observe_contents(model, named, samples, progress)
+    network = build_network(snapshot, signatures, channels, contents, plan, preset)
+    scale = find_scales(network, method)
+    told = tuple(
+        _told(network, group, scale, snapshot) for group in network.groups if (scale[group.channels] != 1).any()
+    )
+    if not told:
+        return Equalization(model)
+    new = fold(model, snapshot, channels.touches, scale)
+    if new is None:
+        return Equalization(model, refused="a scaled constant is not finite")
+    difference = compare(model, new, samples)
+    if not difference <= TOLERANCE:
+        refused = f"results would change by {difference:.2g} of their norm, more than rounding explains"
+        return Equalization(model, difference=difference, refused=refused)
+    return Equalization(new, told, float(f"{difference:.2g}"))
+
+
+def compare(model: Model, other: Model, samples: Dataset) -> float:
+    """The largest norm of a float output's change over a few samples, as a share of the output's norm; NaN where one is not
+    finite and the other is. Raises Rejected if onnxruntime can't run ``model``."""
+    chosen = list(some(samples, COMPARED))
+    runs: list[list[list[np.ndarray]]] = []
+    for proto in (model.proto, other.proto):
+        names = [o.name for o in proto.graph.output if o.type.tensor_type.elem_type in FLOAT_TYPES]
+        try:
+            session = open_session(proto.SerializeToString(), optimize=True, threads=1)
+        except SessionError as error:
+            raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+        try:
+            found = run_each(session, names, (feed for _, feed in chosen))
+            runs.append([[np.asarray(a, np.float64) for a in results] for results in found])
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise reject("sample-failed", f"onnxruntime can't run the float model: {first_line(error)}") from error
+    worst = 0.0
+    for before, after in zip(*map(_stacked, runs), strict=True):
+        finite = np.isfinite(before)
+        if not (finite == np.isfinite(after)).all():
+            return float("nan")
+        norm = float(np.linalg.norm(before[finite]))
+        change = float(np.linalg.norm(after[finite] - before[finite]))
+        worst = max(worst, change / norm if norm else (0.0 if change == 0 else float("inf")))
+    return worst
+
+
+def _stacked(results: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """By output, the numbers of all samples in one row."""
+    return [np.concatenate([a.ravel() for a in arrays]) for arrays in zip(*results, strict=True)]
+
+
+def _channels(
+    model: Model, signatures: Mapping[str, Signature], samples: Dataset
+) -> tuple[Snapshot | None, Channels | None]:
+    """Found in the model with the shapes of the first sample, and again with those that may change made larger."""
+    feed = next(iter(samples.feeds()), None)
+    if feed is None:
+        return None, None
+    first = take_snapshot(_shaped(model, {n: a.shape for n, a in feed.items()}).proto)
+    found = find_channels(first, signatures)
+    larger = _larger(model, feed)
+    if larger is not None:
+        other = take_snapshot(_shaped(model, larger).proto)
+        if _look(first, found) != _look(other, find_channels(other, signatures)):
+            return None, None
+    return first, _held(first, found, {t.name for t in model.proto.graph.initializer})
+
+
+def _shaped(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """With inputs of fixed shapes, and what follows from them."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for value in proto.graph.input:
+        if value.name in shapes:
+            del value.type.tensor_type.shape.dim[:]
+            for size in shapes[value.name]:
+                value.type.tensor_type.shape.dim.add().dim_value = size
+    return drop_dead(fold_constants(infer_shapes(model.with_proto(proto))))
+
+
+def _larger(model: Model, feed: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]] | None:
+    """Twice the size in every dimension that the model leaves open; None where there is none."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    differs = False
+    for value in model.inputs:
+        dims = value.type.tensor_type.shape.dim
+        size = feed[value.name].shape
+        told = [d.HasField("dim_value") for d in dims] if len(dims) == len(size) else [True] * len(size)
+        shapes[value.name] = tuple(n if known else 2 * n for n, known in zip(size, told, strict=True))
+        differs = differs or not all(told)
+    return shapes if differs else None
+
+
+def _look(snapshot: Snapshot, channels: Channels) -> list[tuple[str, int, int, list[int]]]:
+    """Touched constants by name with their channels, numbered in the order of appearance; -1: fixed."""
+    numbers: dict[int, int] = {}
+    look: list[tuple[str, int, int, list[int]]] = []
+    for touch in sorted(channels.touches, key=lambda t: (snapshot.names[t.node], t.port, t.power)):
+        listed = [
+            -1 if channels.fixed[c] else numbers.setdefault(c, len(numbers)) for c in touch.index.ravel().tolist()
+        ]
+        look.append((snapshot.names[touch.node], touch.port, touch.power, listed))
+    return look
+
+
+def _held(snapshot: Snapshot, channels: Channels, stored: set[str]) -> Channels:
+    """With channels fixed that meet a limit, or a constant that only fixed shapes made one."""
+    fixed = channels.fixed.copy()
+    for limit in channels.limits:
+        fixed[limit.index] = True
+    for touch in channels.touches:
+        if snapshot.tensors[touch.tensor] not in stored:
+            fixed[touch.index] = True
+    return replace(channels, fixed=fixed)
+
+
+def _told(network: Network, group: Group, scale: np.ndarray, snapshot: Snapshot) -> Equalized:
+    own = scale[group.channels]
+    noise = expected(network, group, scale)
+    before, after = noise(np.ones(own.shape)), noise(own)
+    sources = tuple(snapshot.names[network.layers[k].node] for k in group.sources)
+    sinks = tuple(snapshot.names[network.layers[k].node] for k in group.sinks)
+    numbers = (float(f"{x:.4g}") for x in (own.min(), own.max(), after / before if before else 1.0))
+    return Equalized(sources, sinks, int((own != 1).sum()), *numbers)
