@@ -249,10 +249,14 @@ def prepare_graphs(model: Model, program: Program) -> tuple[Model, tuple[Change,
 
 
 def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
-    """The constants that the plan stores as integers, by name, as they are in the prepared model."""
+    """The constants that the plan stores as integers, by name, as they are in the prepared model; halves as float32."""
     wanted = {c.tensor for c in plan.constants}
     stored = (t for graph in all_graphs(model.proto.graph) for t in graph.initializer)
-    return {t.name: numpy_helper.to_array(t) for t in stored if t.name in wanted}
+    return {t.name: _plain(numpy_helper.to_array(t)) for t in stored if t.name in wanted}
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if values.dtype.itemsize == 2 else values
 
 
 def saturates(program: Program) -> bool:

@@ -310,6 +310,9 @@ def _explain_dead_output(compilation: Compilation) -> None:
         raise reject("dead-output", message, help="the chosen ranges cut off too much: try --range-estimator max")
     for reason in lone_samples(ranges.by_tensor):
         raise reject("dead-output", message, help=reason)
+    if compilation.samples.generated:
+        help_ = "noise drives some models (a recurrence that grows, say) where no real sample does: give samples, --data"
+        raise reject("dead-output", f"{message}; its samples were generated", help=help_)
 
 
 def _write(

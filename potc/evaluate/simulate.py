@@ -237,6 +237,8 @@ class _Graph:
     def stored(self, name: str) -> _Stored | None:
         """The codes behind a dequantized tensor, None for any other."""
         node = self._maker.get(name)
+        if node is not None and node.op_type == "Cast":  # of another float type than float32
+            node = self._maker.get(node.input[0])
         if node is None or node.op_type != "DequantizeLinear" or node.input[1] not in self.initializers:
             return None
         scale = self.initializers[node.input[1]]

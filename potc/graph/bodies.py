@@ -120,7 +120,10 @@ def with_bodies(model: Model, changed: Sequence[tuple[Body, Model]]) -> Model:
 
 
 def _put(graph: GraphProto, inner: GraphProto, outside: set[str]) -> None:
-    """The body's own inputs, outputs and texts stay as they were declared."""
+    """The body's own inputs and texts stay as they were declared; outputs without a type get the one that was inferred."""
+    for mine, theirs in zip(graph.output, inner.output, strict=True):
+        if not mine.type.WhichOneof("value"):
+            mine.type.CopyFrom(theirs.type)
     del graph.node[:]
     graph.node.extend(inner.node)
     del graph.initializer[:]

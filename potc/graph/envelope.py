@@ -13,6 +13,7 @@ from potc.graph.names import all_graphs, nested_graphs, rename
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import outer_reads
 
+WRITABLE = ("tensor_type", "sequence_type", "sparse_tensor_type")
 MODEL_FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -28,12 +29,20 @@ def through_graphsurgeon(
     overridable = {i.name for i in proto.graph.input} & {t.name for t in proto.graph.initializer}
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(proto)
+        _forget_odd_types(graph)
         renamed = edit(graph) or {}
         exported = gs.export_onnx(graph, do_type_check=False)
     _restore_nested(proto.graph, exported.graph, renamed)
     reorder(exported.graph, sorted_positions(exported.graph))
     _restore(proto, exported, overridable)
     return exported
+
+
+def _forget_odd_types(graph: gs.Graph) -> None:
+    """graphsurgeon reads optionals and maps, and can't write them; what was declared comes back at the end."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.type not in WRITABLE:
+            tensor.dtype = None
 
 
 def _restore(before: onnx.ModelProto, after: onnx.ModelProto, overridable: set[str]) -> None:

@@ -35,7 +35,13 @@ def infer_shapes(model: Model) -> Model:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     del proto.graph.value_info[:]
-    proto.graph.value_info.extend(inferred.graph.value_info)
+    # An output that is declared without a type is inferred beside its declaration, and then believed neither here nor there.
+    untyped = {o.name: o for o in proto.graph.output if not o.type.WhichOneof("value")}
+    for value in inferred.graph.value_info:
+        if value.name in untyped:
+            untyped[value.name].type.CopyFrom(value.type)
+        else:
+            proto.graph.value_info.append(value)
     for mine, theirs in zip(proto.graph.output, inferred.graph.output, strict=True):
         if not mine.type.tensor_type.HasField("shape") and theirs.type.tensor_type.HasField("shape"):
             mine.CopyFrom(theirs)
@@ -76,8 +82,9 @@ def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 def fold_constants(model: Model) -> Model:
     """Computes every node whose inputs are all known, in as few runs of onnxruntime as possible, and stores the results.
 
-    ``Shape`` and ``Size`` of a tensor of fixed shape are known without the tensor. Left alone: nodes with nested graphs, of
-    other domains, or that their schema calls not deterministic; nodes whose size of result depends on values, or grows by
+    ``Shape`` and ``Size`` of a tensor of fixed shape are known without the tensor. Left alone: constants that are stored as
+    integers behind a DequantizeLinear, since somebody quantized them on purpose; nodes with nested graphs, of other domains, or
+    that their schema calls not deterministic; nodes whose size of result depends on values, or grows by
     more than ``LARGEST`` bytes; results that are no plain tensors of numbers; and nodes that onnxruntime refuses.
     """
     waiting = _constant_nodes(model.proto)
@@ -107,6 +114,8 @@ def _constant_nodes(proto: onnx.ModelProto) -> list[NodeProto]:
     chosen: list[NodeProto] = []
     for node in proto.graph.node:
         if node.domain not in ONNX or any(a.HasField("g") or a.graphs for a in node.attribute):
+            continue
+        if node.op_type == "DequantizeLinear":
             continue
         if all(name in known for name in node.input if name) or _asks_shape(node, shapes):
             if node.op_type not in repeatable:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
@@ -47,6 +48,8 @@ def accept_model(path: str, proto: onnx.ModelProto) -> Model:
     files = (path, *_load_external(path, proto))
     _check(path, proto)
     _refuse_nan(path, proto.graph)
+    proto = _without_functions(path, proto)
+    _settle_constants(proto)
     settle_names(proto.graph)
     _open_negative_dimensions(proto.graph)
     return Model(path, proto, files)
@@ -258,6 +261,28 @@ def _check(path: str, proto: onnx.ModelProto) -> None:
     except Exception as error:  # the checker raises several unrelated types, protobuf's among them
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise reject("invalid-model", f"{path} is not a valid ONNX model: {_shown(reason)}") from error
+
+
+def _without_functions(path: str, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Local functions are a way to write a graph: what they are called for is put in their place."""
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto, convert_version=True)
+    except Exception as error:  # onnx raises bare RuntimeError, and errors of its version converter
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise reject("invalid-model", f"the local functions of {path} can't be inlined: {_shown(reason)}") from error
+
+
+def _settle_constants(proto: onnx.ModelProto) -> None:
+    """Before IR version 4 every initializer had to be declared as an input too, and no runtime let it be fed: a constant."""
+    if proto.ir_version >= 4:
+        return
+    proto.ir_version = 4
+    stored = {t.name for t in proto.graph.initializer}
+    kept = [value for value in proto.graph.input if value.name not in stored]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
 
 
 def _refuse_nan(path: str, graph: onnx.GraphProto) -> None:

@@ -37,7 +37,8 @@ class InnerRuns:
         names = [name for node in self._holders for name in needed_inputs(node)]
         names += [name for body in self._bodies.values() for name in body.captured]
         given = {i.name for i in graph.input}
-        self._stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in set(names) - given}
+        wanted = set(names)
+        self._stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
         self.reads = tuple(dict.fromkeys(n for n in names if n not in given and n not in self._stored))
 
     @property

@@ -1,6 +1,7 @@
 """Graph + Plan + Params -> quantized graph. The graph changes here, once.
 
-Activations get a QuantizeLinear/DequantizeLinear pair; constants are stored as integers behind a DequantizeLinear. Names
+Activations get a QuantizeLinear/DequantizeLinear pair; constants are stored as integers behind a DequantizeLinear. Tensors of
+other float types are cast to float32 before and back behind. Names
 stay readable: the tensor ``t`` keeps its name as the dequantized value where everybody reads that, and what its producer
 makes becomes ``t/float``.
 """
@@ -70,6 +71,12 @@ def _lower(
     return through_graphsurgeon(proto, _Editor(plan, params, names, outer).edit)
 
 
+def _other_float(tensor: gs.Tensor) -> Any:
+    """The type of a tensor that is not float32, None for one that is or of which nothing is known. Scales stay float32: what a
+    bias has for a scale, the product of two, is often no number of float16; and opsets below 19 know no other."""
+    return None if tensor.dtype is None or tensor.dtype in (np.float32, TensorProto.FLOAT) else tensor.dtype
+
+
 def _constant(name: str, values: np.ndarray) -> gs.Constant:
     """A constant of any storage: onnx packs what is smaller than a byte, graphsurgeon would not."""
     return gs.Constant(name, LazyValues(numpy_helper.from_array(values, name)))
@@ -127,10 +134,12 @@ class _Editor:
         output = self._stored.get(key)
         if output is None:
             old = node.inputs[constant.port]
+            kind = _other_float(old)
             stored = _constant(
                 self._fresh(f"{constant.tensor}/codes"), np.asarray(codes, STORAGE[params.qtype.storage])
             )
-            output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), np.float32, old.shape)
+            output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), old.dtype, old.shape)
+            real = self._before_cast(graph, constant.tensor, output, kind)
             attributes = {} if params.axis is None else {"axis": params.axis}
             if params.block is not None:
                 attributes["block_size"] = params.block
@@ -140,7 +149,7 @@ class _Editor:
                     self._fresh(f"{constant.tensor}/dequantize"),
                     attributes,
                     [stored, *self._numbers(constant.tensor, params)],
-                    [output],
+                    [real],
                 )
             )
             self._stored[key] = output
@@ -149,6 +158,10 @@ class _Editor:
     def _pair(self, graph: gs.Graph, source: gs.Tensor, name: str, target: gs.Variable, params: QuantParams) -> None:
         scale, zero_point = self._numbers(name, params)
         attributes = {} if params.axis is None else {"axis": params.axis}
+        kind = _other_float(source)
+        if kind is not None:
+            source = self._cast(graph, name, source, gs.Variable(self._fresh(f"{name}/float32"), np.float32, source.shape))
+        target = self._before_cast(graph, name, target, kind)
         codes = gs.Variable(self._fresh(f"{name}/quantized"), STORAGE[params.qtype.storage], source.shape)
         inputs = [source, scale, zero_point]
         graph.nodes.append(gs.Node("QuantizeLinear", self._fresh(f"{name}/quantize"), attributes, inputs, [codes]))
@@ -156,6 +169,19 @@ class _Editor:
         graph.nodes.append(
             gs.Node("DequantizeLinear", self._fresh(f"{name}/dequantize"), dict(attributes), inputs, [target])
         )
+
+    def _before_cast(self, graph: gs.Graph, name: str, target: gs.Variable, kind: Any) -> gs.Variable:
+        """Where a DequantizeLinear writes, so that ``target`` gets its own float type."""
+        if kind is None:
+            return target
+        real = gs.Variable(self._fresh(f"{name}/dequantized/float32"), np.float32, target.shape)
+        self._cast(graph, name, real, target)
+        return real
+
+    def _cast(self, graph: gs.Graph, name: str, source: gs.Tensor, target: gs.Variable) -> gs.Variable:
+        kind = target.dtype if isinstance(target.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(target.dtype))
+        graph.nodes.append(gs.Node("Cast", self._fresh(f"{name}/cast"), {"to": int(kind)}, [source], [target]))
+        return target
 
     def _replace(self, graph: gs.Graph, tensor: gs.Variable, params: QuantParams) -> None:
         """Everybody reads the dequantized value, which keeps the tensor's name; the producer writes ``t/float``."""

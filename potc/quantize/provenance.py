@@ -40,8 +40,8 @@ def record_provenance(
             _set(graph.nodes[name], {RULE: kernel.rule, PLACE: _shown(kernel.place), KERNEL: kernel.nodes[0]})
     found: dict[str, tuple[str, list[Origin]]] = {}  # name of an inserted node -> its tensor, who asked for it
     for constant in plan.constants:
-        node = graph.maker[graph.nodes[constant.node].input[constant.port]]
-        found.setdefault(node.name, (constant.tensor, []))[1].extend(constant.origins)
+        for node in graph.dequantizing(graph.nodes[constant.node].input[constant.port]):
+            found.setdefault(node.name, (constant.tensor, []))[1].extend(constant.origins)
     for insertion in sorted(plan.insertions, key=lambda i: i.consumers is None):
         origins = plan.quantizers[insertion.quantizer].origins
         for node in graph.inserted(insertion, found):
@@ -75,6 +75,11 @@ def _set(holder: Any, values: dict[str, str]) -> None:
         holder.metadata_props.add(key=key, value=value)
 
 
+def _is_cast(node: NodeProto | None, tensor: str) -> bool:
+    """Did lowering write the node, to see a tensor of another float type as float32?"""
+    return node is not None and node.op_type == "Cast" and node.name.startswith(f"{tensor}/cast")
+
+
 class _Graph:
     """The compiled graph and what is nested in it, by names."""
 
@@ -87,7 +92,7 @@ class _Graph:
         self._dequantize: dict[str, list[NodeProto]] = {}
         for node in nodes:
             if node.op_type == "QuantizeLinear":
-                self._quantize.setdefault(node.input[0], []).append(node)
+                self._quantize.setdefault(self._uncast(node.input[0]), []).append(node)
             elif node.op_type == "DequantizeLinear":
                 self._dequantize.setdefault(node.input[0], []).append(node)
         self._values = {v.name: v for graph in graphs for v in (*graph.value_info, *graph.output)}
@@ -96,20 +101,36 @@ class _Graph:
     def inserted(self, insertion: Insertion, known: Iterable[str]) -> Iterator[NodeProto]:
         """The nodes of a pair. ``known``: inserted nodes that belong to other pairs."""
         if insertion.consumers is not None:
-            makers = (self.maker[self.nodes[name].input[port]] for name, port in insertion.consumers)
-            pairs = {node.name: node for node in makers}
+            ends = dict.fromkeys(self.nodes[name].input[port] for name, port in insertion.consumers)
         elif insertion.tensor in self.maker:
-            pairs = {"": self.maker[insertion.tensor]}
+            ends = {insertion.tensor: None}
         else:  # an input of the model, which keeps its name
             taken = set(known)
             own = f"{insertion.tensor}/quantize"
             ours = (
                 q for q in self._quantize.get(insertion.tensor, ()) if q.name.startswith(own) and q.name not in taken
             )
-            pairs = {d.name: d for q in ours for d in self._dequantize.get(q.output[0], ())}
-        for dequantize in pairs.values():
-            yield self.maker[dequantize.input[0]]
-            yield dequantize
+            ends = {d.output[0]: None for q in ours for d in self._dequantize.get(q.output[0], ())}
+        pairs = {node.name: node for end in ends for node in self.dequantizing(end)}
+        for node in tuple(pairs.values()):
+            if node.op_type == "DequantizeLinear":
+                quantize = self.maker[node.input[0]]
+                before = self.maker.get(quantize.input[0])
+                pairs |= {n.name: n for n in (quantize, *((before,) if _is_cast(before, insertion.tensor) else ())) if n}
+        yield from pairs.values()
+
+    def dequantizing(self, tensor: str) -> Iterator[NodeProto]:
+        """The DequantizeLinear behind which a tensor stands, and the cast between them if there is one."""
+        node = self.maker[tensor]
+        if node.op_type == "Cast":
+            yield node
+            node = self.maker[node.input[0]]
+        yield node
+
+    def _uncast(self, tensor: str) -> str:
+        """What a tensor was before lowering cast it."""
+        node = self.maker.get(tensor)
+        return node.input[0] if node is not None and _is_cast(node, node.input[0]) else tensor
 
     def mark_tensors(self, node: NodeProto, props: dict[str, str]) -> None:
         """What a DequantizeLinear makes, and the stored codes that it reads."""

@@ -17,6 +17,7 @@ from potc.match.cover import Finder, is_late
 from potc.match.environment import Scope
 from potc.match.joint import Joint, Member, choose_joint, ports
 from potc.match.match import Bound
+from potc.quantize.already import quantized_already
 from potc.quantize.channels import one_scale
 from potc.quantize.classes import UnionFind
 from potc.quantize.constants import Unmet, constant_quantizers
@@ -37,13 +38,19 @@ def solve(program: Program, snapshot: Snapshot, held: Mapping[int, str] | None =
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _solve(program, snapshot, held or {})
+        return _solve(program, snapshot, _held(program, snapshot, held or {}))
     finally:
         if collecting:
             gc.enable()
 
 
-def _solve(program: Program, snapshot: Snapshot, held: Mapping[int, str]) -> Plan:
+def _held(program: Program, snapshot: Snapshot, held: Mapping[int, str]) -> dict[int, Origin]:
+    """Nodes that stay as they are: what was quantized before, and what the user named."""
+    found = {n: Origin(program.device, "", f"the node {words}") for n, words in quantized_already(snapshot).items()}
+    return found | {n: Origin("command line", "", f"kept in float by {words}") for n, words in held.items()}
+
+
+def _solve(program: Program, snapshot: Snapshot, held: Mapping[int, Origin]) -> Plan:
     finders = tuple(Finder(p, snapshot) for p in program.members)
     cover = choose_joint(program.members, snapshot, finders, held)
     late = {id(r): tuple(q for q in r.requires if is_late(q)) for p in program.members for r in p.rules}
@@ -61,7 +68,7 @@ def _solve(program: Program, snapshot: Snapshot, held: Mapping[int, str]) -> Pla
 # ---------------------------------------------------------------------------------------------- classes and places
 
 
-def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Mapping[int, str]) -> Plan:
+def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Mapping[int, Origin]) -> Plan:
     snapshot = problem.snapshot
     placed = _place(snapshot, wishes, through)
     classes = _classes(problem, wishes, through, placed)
@@ -94,7 +101,7 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
     constants, corrections = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
     kernels = _kernels(problem, wishes, through)
     held = held_nodes(problem, wishes, through)
-    held |= {n: Origin("command line", "", f"kept in float by {words}") for n, words in scoped.items()}
+    held |= scoped
     taken = frozenset(map(id, wishes.taken))
     left = left_nodes(
         problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken, scoped
