@@ -4,10 +4,10 @@
     python benchmarks/odd_graphs.py onnx [--rules cpu]
     python benchmarks/odd_graphs.py real TREE [--rules cpu]
 
-``drawn``: models of odd_models.py. ``onnx``: the models of the onnx package's own backend tests that hold a layer with weights
-or a recurrent one. ``real``: TREE/models/*/model.onnx with the samples of TREE/data, as benchmarks/models.py describes them;
-the share is that of all convolutions and products of the model, nested graphs included. Exit code 1 if one model ends
-in anything else than a compiled model close to the float one, or a rejection with a code.
+``drawn``: models of tests/graph/odd_models.py. ``onnx``: the models of the onnx package's own backend tests that hold a layer
+with weights or a recurrent one. ``real``: TREE/models/*/model.onnx with the samples of TREE/data, as benchmarks/models.py
+describes them; the share is that of all convolutions and products of the model, nested graphs included. Exit code 1 if one
+model ends in anything else than a compiled model, or a rejection with a code.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from odd_models import odd_model
 
 from potc.compiler import Compilation, Job, compile_model
 from potc.diagnostics.diagnostic import Rejected
 from potc.graph.names import all_nodes
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "graph"))
+from odd_models import odd_model
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})

@@ -311,7 +311,9 @@ def _explain_dead_output(compilation: Compilation) -> None:
     for reason in lone_samples(ranges.by_tensor):
         raise reject("dead-output", message, help=reason)
     if compilation.samples.generated:
-        help_ = "noise drives some models (a recurrence that grows, say) where no real sample does: give samples, --data"
+        help_ = (
+            "noise drives some models (a recurrence that grows, say) where no real sample does: give samples, --data"
+        )
         raise reject("dead-output", f"{message}; its samples were generated", help=help_)
 
 

@@ -21,4 +21,6 @@ def _readers(snapshot: Snapshot) -> Iterator[tuple[int, str]]:
     for node in snapshot.by_op.get("DequantizeLinear", ()):
         if snapshot.is_constant(snapshot.inputs[node][0]):
             for tensor in snapshot.outputs[node]:
-                yield from ((reader, snapshot.tensors[tensor]) for reader, port in snapshot.consumers[tensor] if port >= 0)
+                yield from (
+                    (reader, snapshot.tensors[tensor]) for reader, port in snapshot.consumers[tensor] if port >= 0
+                )

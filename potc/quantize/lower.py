@@ -160,7 +160,9 @@ class _Editor:
         attributes = {} if params.axis is None else {"axis": params.axis}
         kind = _other_float(source)
         if kind is not None:
-            source = self._cast(graph, name, source, gs.Variable(self._fresh(f"{name}/float32"), np.float32, source.shape))
+            source = self._cast(
+                graph, name, source, gs.Variable(self._fresh(f"{name}/float32"), np.float32, source.shape)
+            )
         target = self._before_cast(graph, name, target, kind)
         codes = gs.Variable(self._fresh(f"{name}/quantized"), STORAGE[params.qtype.storage], source.shape)
         inputs = [source, scale, zero_point]
@@ -179,7 +181,9 @@ class _Editor:
         return real
 
     def _cast(self, graph: gs.Graph, name: str, source: gs.Tensor, target: gs.Variable) -> gs.Variable:
-        kind = target.dtype if isinstance(target.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(target.dtype))
+        kind = (
+            target.dtype if isinstance(target.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(target.dtype))
+        )
         graph.nodes.append(gs.Node("Cast", self._fresh(f"{name}/cast"), {"to": int(kind)}, [source], [target]))
         return target
 

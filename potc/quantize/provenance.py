@@ -116,7 +116,9 @@ class _Graph:
             if node.op_type == "DequantizeLinear":
                 quantize = self.maker[node.input[0]]
                 before = self.maker.get(quantize.input[0])
-                pairs |= {n.name: n for n in (quantize, *((before,) if _is_cast(before, insertion.tensor) else ())) if n}
+                pairs |= {
+                    n.name: n for n in (quantize, *((before,) if _is_cast(before, insertion.tensor) else ())) if n
+                }
         yield from pairs.values()
 
     def dequantizing(self, tensor: str) -> Iterator[NodeProto]:

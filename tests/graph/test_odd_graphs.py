@@ -18,8 +18,8 @@ from potc.diagnostics.diagnostic import Rejected
 from potc.graph.names import all_nodes
 from potc.graph.read import read_model
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from odd_models import PIECES, odd_model  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+from odd_models import PIECES, odd_model
 
 SEEDS = range(24)
 
@@ -95,9 +95,7 @@ def test_what_is_quantized_already_stays_as_it_is_and_is_told(tmp_path: Path) ->
     assert np.array_equal(numpy_helper.to_array(next(t for t in graph.initializer if t.name == "codes")), codes)
     assert [k.nodes for k in done.plan.kernels] == [("MatMul_4",)]
     told = {left.node: left.reasons[0].reason for left in done.plan.left}
-    assert (
-        told["MatMul_3"] == "the node is quantized already (`ready` is stored as integers), and stays as it is"
-    )
+    assert told["MatMul_3"] == "the node is quantized already (`ready` is stored as integers), and stays as it is"
     assert told["ready"] == "the node is a quantizer of the model itself, and stays as it is"
     assert done.verification.sqnr["y"] > 30
 
@@ -170,7 +168,9 @@ def test_weights_that_are_inputs_are_constants_only_where_nobody_can_feed_them(
     model = parsed("g (float[2,16] x, float[16,16] w) => (float[2,16] y) { y = MatMul (x, w) }", 8, ir)
     model.graph.initializer.append(weight("w", 16, 16))
     onnx.save(model, tmp_path / "m.onnx")
-    assert [i.name for i in read_model(str(tmp_path / "m.onnx")).proto.graph.input] == (["x"] if constant else ["x", "w"])
+    assert [i.name for i in read_model(str(tmp_path / "m.onnx")).proto.graph.input] == (
+        ["x"] if constant else ["x", "w"]
+    )
     done = compiled(model, tmp_path)
     assert done.share.weighted == int(constant)
 

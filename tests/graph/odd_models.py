@@ -371,7 +371,7 @@ def dead(c: Chain) -> None:
 def lstm(c: Chain) -> None:
     if c.picture:
         return
-    rows = c.add("Unsqueeze", c.tensor, **{"axes": [1]}) if c.opset < 13 else None
+    rows = c.add("Unsqueeze", c.tensor, axes=[1]) if c.opset < 13 else None
     if rows is None:
         c.add("Unsqueeze", c.tensor, c.constant([1], TensorProto.INT64))
     c.add("LSTM", c.tensor, c.weight(1, 4 * K, K), c.weight(1, 4 * K, K), hidden_size=K)
