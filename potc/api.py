@@ -1,0 +1,240 @@
+"""The commands as functions: the same words, keywords only, values that don't change as results.
+
+Whatever is at fault with rules, models or samples raises ``potc.Rejected``, whose ``diagnostics`` say what and where; words that
+contradict each other raise ValueError. Nothing is printed, and nothing is written unless a result is told to ``save``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potc.choose import choose
+from potc.cli.presets import effort, types_of
+from potc.cli.summary import summary
+from potc.compiler import Compilation, Job, Trace, compile_model
+from potc.data.dataset import input_specs
+from potc.data.preprocessing import Preprocessing, read_preprocessing, recipe_of
+from potc.data.source import Annotations, open_annotated
+from potc.evaluate.metrics.foreign import as_metric
+from potc.evaluate.metrics.metric import Metric
+from potc.evaluate.metrics.named import metric_named
+from potc.evaluate.scoring import Scores, Words, score
+from potc.graph.model import Model
+from potc.graph.read import read_model
+from potc.graph.write import write_atomic
+from potc.language.check import Checked, check_file
+from potc.language.resolve import load_rules
+from potc.legal.judge import Verdict, judge
+from potc.quantize.scopes import Scopes
+from potc.quantize.tuning import BiasSettings, Border, RangeSettings, RoundingSettings, Tuning
+from potc.report import Report, report
+from potc.workbench.explain_model import Question, examine
+from potc.workbench.explain_model import explain as answers_to
+from potc.workbench.explain_text import answer_lines
+from potc.workbench.proofs import find_common
+
+Path_ = str | os.PathLike[str]
+Names = str | Sequence[str]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled model. ``model``: the bytes of the ONNX file; ``report``: what was done, as ``--report`` writes it;
+    ``compilation``: all that it was made from."""
+
+    model: bytes
+    report: Report
+    compilation: Compilation
+
+    def save(self, path: Path_) -> None:
+        """All of the file or nothing. Raises Rejected where it can't be written."""
+        write_atomic(os.fspath(path), self.model)
+
+    def summary(self) -> str:
+        """What the command prints."""
+        return summary(self.report, "memory", verbose=False)
+
+
+def compile(
+    model: Path_,
+    *,
+    rules: Path_,
+    data: Any = None,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    extern: Names = (),
+    labels: str | None = None,
+    images: Path_ | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    preset: str = "mixed",
+    range_estimator: str = "max",
+    weight_range_estimator: str = "max",
+    activation_min: str = "",
+    activation_max: str = "",
+    weight_min: str = "",
+    weight_max: str = "",
+    ranges: Path_ | None = None,
+    bias_correction: str | None = None,
+    rounding: str | None = None,
+    float: Names = (),
+    float_op: Names = (),
+    float_between: Sequence[tuple[str, str]] = (),
+    progress: Progress | None = None,
+) -> Compiled:
+    """``potc compile``. ``data``: what ``--data`` takes, or any object with ``len()`` and ``[i]``, or a loader of batches; None:
+    generated samples, for trying out. ``preprocess``: a recipe as text, file name or mapping.
+
+    Raises Rejected; ValueError for words that are unknown or contradict each other; RuntimeError where the compiled model fails
+    its own verification, which is a bug.
+    """
+    if preset == "auto" and ranges is not None:
+        raise ValueError("the preset auto measures ranges itself: leave out ranges")
+    borders = [
+        Border.parse(text) if text else Border() for text in (activation_min, activation_max, weight_min, weight_max)
+    ]
+    bias = bias_correction or ("none" if preset == "fast" else BiasSettings().method)
+    job = Job(
+        model=os.fspath(model),
+        rules=os.fspath(rules),
+        data=_data(data),
+        device=device,
+        settings={name: _word(value) for name, value in (set or {}).items()},
+        tuning=Tuning(
+            ranges=RangeSettings(types_of(preset), range_estimator, weight_range_estimator, *borders),
+            rounding=RoundingSettings() if rounding is None else RoundingSettings(rounding),
+            bias=BiasSettings(bias),
+        ),
+        samples=samples,
+        seed=seed,
+        ranges=None if ranges is None else os.fspath(ranges),
+        externs=_names(extern),
+        scopes=Scopes(_names(float), _names(float_op), tuple(float_between)),
+        preprocess=_preprocessing(preprocess),
+        annotations=Annotations(labels, None if images is None else os.fspath(images)),
+        **effort(preset),
+    )
+    trace = Trace(progress=progress) if progress else Trace()
+    compilation, choice = choose(job, trace) if preset == "auto" else (compile_model(job, trace), None)
+    if not compilation.verification.ok:
+        failed = "; ".join(f"{c.name}: {c.detail}" for c in compilation.verification.failed)
+        raise RuntimeError(f"the compiled model failed its verification: {failed}")
+    return Compiled(compilation.compiled, report(compilation, None, choice), compilation)
+
+
+def evaluate(
+    model: Path_ | Compiled,
+    other: Path_ | Compiled | None = None,
+    *,
+    data: Any,
+    metric: Any = "sqnr",
+    labels: str | None = None,
+    images: Path_ | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    reference: Path_ | Compiled | None = None,
+    simulate: bool = False,
+    resamples: int = 1000,
+    progress: Progress | None = None,
+) -> Scores:
+    """``potc evaluate``: one model, or two that are compared. ``metric``: words of the command line, a ``Metric``, a function of
+    outputs and annotation, an object of torchmetrics or POT; or a list of these. ``data``: as for ``compile``.
+
+    Raises Rejected; ValueError where two metrics have the same name.
+    """
+    metrics = [_metric(m) for m in (metric if isinstance(metric, list | tuple) else [metric])]
+    if len({m.name for m in metrics}) < len(metrics):
+        raise ValueError("two metrics have the same name")
+    models = [_read(m) for m in (model, other) if m is not None]
+    preprocessing = _preprocessing(preprocess)
+    known = Annotations(labels, None if images is None else os.fspath(images))
+    dataset = open_annotated(_data(data), input_specs(models[0][1]), samples, seed, preprocessing, known)
+    return score(
+        models,
+        dataset,
+        Words(metrics, simulate, resamples),
+        reference=None if reference is None else _read(reference),
+        source=data if isinstance(data, str) else "",
+        preprocessing=preprocessing.told(),
+        progress=progress or (lambda done, total: None),
+    )
+
+
+def check(file: Path_, *, strict: bool = False) -> Checked:
+    """``potc check``, of one file: its devices, and warnings. Raises Rejected with all errors."""
+    return check_file(os.fspath(file), find_common, strict)
+
+
+def verify(
+    model: Path_ | Compiled,
+    *,
+    rules: Path_,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    extern: Names = (),
+) -> tuple[Verdict, ...]:
+    """``potc verify``: what a device would not run of a quantized model of any tool; for a meet, a verdict of each part."""
+    settings = {name: _word(value) for name, value in (set or {}).items()}
+    program = load_rules(os.fspath(rules), device=device, settings=settings, externs=_names(extern))
+    return judge(_read(model)[1], program)
+
+
+def explain(
+    model: Path_,
+    *,
+    rules: Path_,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    extern: Names = (),
+    node: Names = (),
+    tensor: Names = (),
+    rule: Names = (),
+) -> tuple[Explanation, ...]:
+    """``potc explain MODEL``: why it is compiled as it is; no samples are needed."""
+    settings = {name: _word(value) for name, value in (set or {}).items()}
+    examined = examine(os.fspath(model), os.fspath(rules), device, settings, _names(extern))
+    found = answers_to(examined, Question(_names(node), _names(tensor), _names(rule)))
+    return tuple(Explanation(answer, "\n".join(answer_lines(answer))) for answer in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``answer``: as values; ``text``: as the command prints it."""
+
+    answer: Any
+    text: str
+
+
+def _metric(thing: Any) -> Metric:
+    return metric_named(thing) if isinstance(thing, str) else as_metric(getattr(thing, "__name__", "metric"), thing)
+
+
+def _read(model: Path_ | Compiled) -> tuple[str, Model]:
+    if isinstance(model, Compiled):
+        import onnx
+
+        return "compiled", Model("compiled", onnx.ModelProto.FromString(model.model), ())
+    return os.fspath(model), read_model(os.fspath(model))
+
+
+def _preprocessing(words: str | Mapping[str, Any] | None) -> Preprocessing:
+    return recipe_of("preprocess", dict(words)) if isinstance(words, Mapping) else read_preprocessing(words)
+
+
+def _data(data: Any) -> Any:
+    return os.fspath(data) if isinstance(data, Path) else data
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
