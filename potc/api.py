@@ -30,7 +30,7 @@ from potc.language.check import Checked, check_file
 from potc.language.resolve import load_rules
 from potc.legal.judge import Verdict, judge
 from potc.quantize.scopes import Scopes
-from potc.quantize.tuning import BiasSettings, Border, RangeSettings, RoundingSettings, Tuning
+from potc.quantize.tuning import BiasSettings, Border, EqualizeSettings, RangeSettings, RoundingSettings, Tuning
 from potc.report import Report, report
 from potc.workbench.explain_model import Question, examine
 from potc.workbench.explain_model import explain as answers_to
@@ -83,6 +83,7 @@ def compile(
     ranges: Path_ | None = None,
     bias_correction: str | None = None,
     rounding: str | None = None,
+    equalize: str | None = None,
     float: Names = (),
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
@@ -108,6 +109,7 @@ def compile(
         settings={name: _word(value) for name, value in (set or {}).items()},
         tuning=Tuning(
             ranges=RangeSettings(types_of(preset), range_estimator, weight_range_estimator, *borders),
+            equalize=EqualizeSettings() if equalize is None else EqualizeSettings(equalize),
             rounding=RoundingSettings() if rounding is None else RoundingSettings(rounding),
             bias=BiasSettings(bias),
         ),
