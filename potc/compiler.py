@@ -184,14 +184,20 @@ def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:
     if job.ranges is None:
         return observe(matched, matched.samples, job.tuning, trace)
     saved = read_ranges(job.ranges)
-    check_fit(saved, wanted_ranges(matched.prepared, matched.plan, job.tuning.ranges), job.ranges)
+    plan = observed_plan(matched.plan, job.tuning)
+    check_fit(saved, wanted_ranges(matched.prepared, plan, job.tuning.ranges), job.ranges)
     return saved
 
 
 def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) -> Ranges:
     """Runs samples through the float model. Raises Rejected for numbers that are not finite."""
     trace.stage("calibrate")
-    return calibrate(matched.prepared, matched.plan, samples, trace.progress, tuning.ranges)
+    return calibrate(matched.prepared, observed_plan(matched.plan, tuning), samples, trace.progress, tuning.ranges)
+
+
+def observed_plan(plan: Plan, tuning: Tuning) -> Plan:
+    """The plan, without what calibration need not watch: the means of channels, where no bias is corrected."""
+    return plan if tuning.bias.method != "none" else replace(plan, corrections=())
 
 
 def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> tuple[Params, bytes]:

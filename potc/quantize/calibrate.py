@@ -74,6 +74,7 @@ def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
     histogram = Histogram.empty()
     return Ranges(
         {t: Statistic(rows=rows[t], histogram=histogram if t in needs.histograms else None) for t in plan.observed},
+        means={c.tensor: ChannelMean() for c in plan.corrections},
         by_channel={key: Statistic(rows=dict.fromkeys(names, none)) for key, names in needs.channels.items()},
         model=fingerprint(model),
     )

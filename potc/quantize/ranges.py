@@ -151,6 +151,11 @@ def check_fit(ranges: Ranges, wanted: Ranges, name: str) -> None:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         message = f"{name} holds no ranges of {', '.join(lacking[:3])}{more}"
         raise reject("ranges-do-not-fit", message, help="calibrate again, with the same rules and --save-ranges")
+    unknown = [name for name in wanted.means if name not in ranges.means]
+    if unknown:
+        message = f"{name} holds no means of `{unknown[0]}`, which the correction of biases needs"
+        help_ = "calibrate again without --bias-correction none and --preset fast, or compile with one of them"
+        raise reject("ranges-do-not-fit", message, help=help_)
     for table, wishes in ((ranges.by_tensor, wanted.by_tensor), (ranges.by_channel, wanted.by_channel)):
         for key, wish in wishes.items():
             kept: Statistic = table[key]  # type: ignore[index]
