@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
     """Everything worth telling about a compile. ``accounted``: of ``layers_of``; ``choice``: how its settings were found."""
     job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
     return Report(
-        versions={"potc": __version__, **{p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}},
+        versions={"potc": __version__, **{p: import_module(p).__version__ for p in ("onnx", "onnxruntime", "numpy")}},
         model=job.model,
         rules=job.rules,
         device=program.device,

@@ -6,6 +6,7 @@ target was missed; 70 a bug in potc; 130 interrupted.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected
 
 USAGE, BUG, INTERRUPTED = 2, 70, 130
+COLLECTED_EVERY = 20_000  # new containers before cycles are searched for: there are few, and imports alone make 80,000
 COMMANDS = {
     "compile": ("potc.cli.compile", "Compile a model to integers by the rules of a device."),
     "evaluate": ("potc.cli.evaluate", "Score a model on annotated samples, or compare two."),
@@ -148,6 +150,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def run() -> NoReturn:
     """The ``potc`` script: SIGTERM ends a run as Ctrl-C does; closed streams are like /dev/full and /dev/null."""
     signal.signal(signal.SIGTERM, _interrupt)
+    gc.set_threshold(COLLECTED_EVERY)
     sys.stderr = sys.stderr or open(os.devnull, "w")
     sys.stdout = sys.stdout or open(os.devnull)  # opened for reading: what is written fails
     code = main()

@@ -113,6 +113,15 @@ def bench(float_path: str, integer_path: str, how: How, left: Sequence[Left] = (
     )
 
 
+def integer_share(path: str) -> tuple[int, int]:
+    """How many operators onnxruntime executes on integers, and how many it executes, conversions aside. Raises Rejected."""
+    loaded = load(serialize(read_model(path).proto))
+    if loaded is None:
+        raise reject("unrunnable-model", f"onnxruntime does not take `{path}`")
+    executed, _ = _executed(loaded, element_kinds(loaded.graph))
+    return sum(e.integer for e in executed), sum(e.count for e in executed)
+
+
 def _size(model: Model) -> int:
     return sum(os.path.getsize(path) for path in model.files)
 
