@@ -108,7 +108,7 @@ def _value(found: Measured) -> str:
 
 def _change(found: Compared) -> str:
     change = found.difference
-    told = "" if change.better is None else f", {change.better} samples better and {change.worse} worse"
+    told = "" if change.better is None else f", {change.better} better, {change.worse} worse"
     between = f"95 %: {change.interval.low:+.4f} to {change.interval.high:+.4f}"
     return f"  {found.metric:<10} {change.value:>+9.4f}   {between}, p = {change.p:.3g} ({change.method}{told})"
 

@@ -105,6 +105,8 @@ def number(text: str) -> int | float | str:
 
 def beneath(base: str, name: str, where: str) -> str:
     """A path that a data file names. Raises Rejected(invalid-data) where it leads out of its folder."""
+    if "\0" in name:
+        raise reject("invalid-data", f"{where} names a file {name!r}", help="no path holds a null character")
     root = os.path.realpath(base)
     full = os.path.realpath(os.path.join(root, name))
     if os.path.commonpath([root, full]) != root:

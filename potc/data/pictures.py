@@ -93,7 +93,7 @@ def _opened(path: str, decode: bool = True) -> Any:
 
     try:
         with warnings.catch_warnings(), Path(path).open("rb") as file:
-            warnings.simplefilter("ignore", image.DecompressionBombWarning)  # the limit below is ours
+            warnings.simplefilter("ignore")  # of large pictures (the limit below is ours) and of odd metadata
             found = image.open(file, formats=FORMATS)
             width, height = found.size
             if width * height > LARGEST_PICTURE:
