@@ -15,6 +15,7 @@ from potc.cli.depfile import depfile
 from potc.cli.options import color_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
+from potc.cli.target_options import check_target, target_options
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import reject
 
@@ -39,12 +40,14 @@ class Outputs:
     depfile: str | None
     depfile_target: str | None
     external_data: bool
+    fronts: tuple[str, ...]
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files to be written, the model last: when it is there, everything else is."""
         model = None if self.model == STANDARD_OUTPUT else self.model
-        return tuple(f for f in (self.plan, self.ranges, self.report, self.depfile, model) if f is not None)
+        named = (self.plan, self.ranges, self.report, *self.fronts, self.depfile, model)
+        return tuple(f for f in named if f is not None)
 
     def check(self, inputs: tuple[str, ...]) -> None:
         """Refuses before any work what can't be written, and what would destroy an input. Raises Rejected."""
@@ -112,6 +115,7 @@ class Outputs:
     help="Keep what lies between two nodes in float, both included.",
 )
 @click.option("--external-data", is_flag=True, help="Keep larger weights in a file of their own beside OUT.")
+@target_options
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
 @click.option("--report", metavar="FILE", help="Write what was done, as JSON.")
 @click.option("--depfile", metavar="FILE", help="Write a dependency file for make or ninja.")
@@ -133,6 +137,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     session.terminal = terminal = Terminal(-1 if quiet else int(verbose), color, form == "json", form)
     _refuse_empty(words)
     check_preset(words)
+    check_target(words)
     _drop_configured_rules(words)
     rules = chosen_rules(words["rules"], words["target_device"])
     output = words["output"] or default_output(words["model"], words["device"] or Path(rules).stem)
@@ -145,6 +150,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         words["depfile"],
         words["depfile_target"],
         words["external_data"],
+        words["fronts"],
     )
     if outputs.external_data and output == STANDARD_OUTPUT:
         raise click.UsageError("--external-data needs a file for the model: -o OUT")
@@ -159,7 +165,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         return _print_inputs(_job(rules, words), configured, "\0" if words["null"] else "\n", terminal)
     inputs = (words["model"], words["data"], words["ranges"], rules, *words["externs"], *configured)
     outputs.check(tuple(f for f in inputs if f))
-    return _compile(_job(rules, words), outputs, terminal, configured)
+    return _compile(_job(rules, words), words, outputs, terminal, configured)
 
 
 def _print_inputs(job: Job, configured: tuple[str, ...], end: str, terminal: Terminal) -> int:
@@ -243,14 +249,23 @@ def setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _compile(job: Job, outputs: Outputs, terminal: Terminal, configured: tuple[str, ...] = ()) -> int:
+def _compile(
+    job: Job, words: Mapping[str, Any], outputs: Outputs, terminal: Terminal, configured: tuple[str, ...] = ()
+) -> int:
     from potc.cli.progress import watching
     from potc.cli.summary import summary
     from potc.compiler import Trace
     from potc.report import layers_of, report
 
     with watching(terminal) as (stage, progress):
-        compilation, choice = _compiled(job, Trace(stage, progress))
+        searched = choice = None
+        if words["max_drop"] is not None:
+            from potc.cli.compile_target import compile_searching
+
+            best = None if outputs.model == STANDARD_OUTPUT else outputs.model
+            compilation, searched = compile_searching(job, words, best, Trace(stage, progress), terminal)
+        else:
+            compilation, choice = _compiled(job, Trace(stage, progress))
         asked = compilation.verification.ok and (outputs.report is not None or terminal.verbose)
         if asked:
             stage("account")
@@ -260,14 +275,17 @@ def _compile(job: Job, outputs: Outputs, terminal: Terminal, configured: tuple[s
     inputs = tuple(dict.fromkeys((*compilation.inputs, *configured)))
     outputs.check(inputs)
     told = report(compilation, accounted, choice)
-    _write(outputs, compilation, told, inputs, terminal)
+    _write(outputs, compilation, told, inputs, terminal, searched.files(outputs.fronts) if searched else {})
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))
     elif terminal.form == "sarif":
         terminal.show(())
     else:
         terminal.say(summary(told, outputs.model, terminal.verbose))
-    return 0
+    if searched is None:
+        return 0
+    (terminal.say if searched.found.met else terminal.complain)("\n".join(searched.lines(outputs.model)))
+    return searched.exit_code
 
 
 def _compiled(job: Job, trace: Trace) -> tuple[Compilation, Choice | None]:
@@ -318,14 +336,19 @@ def _explain_dead_output(compilation: Compilation) -> None:
 
 
 def _write(
-    outputs: Outputs, compilation: Compilation, told: Report, inputs: tuple[str, ...], terminal: Terminal
+    outputs: Outputs,
+    compilation: Compilation,
+    told: Report,
+    inputs: tuple[str, ...],
+    terminal: Terminal,
+    more: Mapping[str, bytes],
 ) -> None:
     """All files or none, the model last."""
     from potc.graph.external import take_apart
     from potc.graph.write import write_all
     from potc.quantize.plan_file import plan_to_json
 
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = dict(more)
     if outputs.plan:
         files[outputs.plan] = plan_to_json(compilation.plan).encode()
     if outputs.ranges:

@@ -35,12 +35,12 @@ def compile_to_target(
     budget: Callable[[str], None] = lambda words: None,
     executor: Executor | None = None,
     journal: str | None = None,
-) -> tuple[Compilation, Found]:
+) -> tuple[Compilation, Found, Matched]:
     """Compiles, and gives up what costs too much accuracy. ``found.met`` says whether the target is kept.
 
     ``data``: opens the evaluation samples. ``keep``: see ``search``. ``budget``: told before any model is run how much that will
     be at most. ``journal``: a file from which an interrupted search goes on; it is removed at the end.
-    Raises Rejected as ``compile_model`` does.
+    Returns the compilation, what was found, and the plan that holds all kernels. Raises Rejected as ``compile_model`` does.
     """
     trace = trace or Trace()
     matched = match_model(job, trace)
@@ -58,7 +58,7 @@ def compile_to_target(
         _close(notes, finished=False)
         raise
     _close(notes, finished=True)
-    return compilation, found
+    return compilation, found, matched
 
 
 def _close(notes: Notes, finished: bool) -> None:

@@ -58,7 +58,7 @@ def job_of(net: Planted, folder: Path) -> tuple[Job, AnnotatedDataset]:
 def test_exactly_what_must_stay_in_float_does(seed: int, tmp_path: Path) -> None:
     net = planted(seed)
     job, data = job_of(net, tmp_path)
-    _, found = compile_to_target(job, TARGET, lambda _: data)
+    _, found, _ = compile_to_target(job, TARGET, lambda _: data)
     assert found.met
     assert found.answer.variant.held == net.must
     assert found.evaluations <= TARGET.evaluations
@@ -78,7 +78,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Compilation, Fou
     kept: list[tuple[Candidate, bytes]] = []
     job, data = digits(COARSE, tmp_path_factory.mktemp("coarse"))
     target = Target((topk(1),), "0.02")
-    compilation, found = compile_to_target(job, target, lambda _: data, keep=lambda c, b: kept.append((c, b)))
+    compilation, found, _ = compile_to_target(job, target, lambda _: data, keep=lambda c, b: kept.append((c, b)))
     return compilation, found, kept
 
 
@@ -108,7 +108,7 @@ def test_the_best_so_far_is_handed_out_at_once(
 def test_a_model_that_keeps_the_target_is_evaluated_once(tmp_path: Path) -> None:
     job, data = digits(RULES, tmp_path)
     job = replace(job, rules="cpu.rules")
-    compilation, found = compile_to_target(job, Target((topk(1),), "0.05"), lambda _: data)
+    compilation, found, _ = compile_to_target(job, Target((topk(1),), "0.05"), lambda _: data)
     assert found.evaluations == 1
     assert compilation.compiled == compile_model(job).compiled
 
@@ -117,7 +117,7 @@ def test_a_target_out_of_reach_is_said_and_the_closest_model_comes(tmp_path: Pat
     job, data = digits(COARSE, tmp_path)
     told: list[str] = []
     target = Target((topk(1),), "0.02", evaluations=2)
-    compilation, found = compile_to_target(job, target, lambda _: data, budget=told.append)
+    compilation, found, _ = compile_to_target(job, target, lambda _: data, budget=told.append)
     assert told[0].startswith("at most 2 evaluations and one of the float model, on 200 samples each: 600 runs; ")
     assert len(found.candidates) == 2
     assert found.answer.excess == min(c.excess for c in found.candidates)
@@ -134,10 +134,10 @@ def test_metrics_without_labels_and_of_two_kinds(tmp_path: Path) -> None:
 
     agreement = Metric("agreement", agrees, mean, reference=True)
     unlabelled = Items(data._specs, data._inputs)  # type: ignore[attr-defined]
-    _, found = compile_to_target(job, Target((agreement,), "0.1"), lambda _: unlabelled)
+    _, found, _ = compile_to_target(job, Target((agreement,), "0.1"), lambda _: unlabelled)
     assert found.before == (1.0,)
     assert found.met
-    _, both = compile_to_target(job, Target((agreement, topk(1)), "0.1"), lambda _: data)
+    _, both, _ = compile_to_target(job, Target((agreement, topk(1)), "0.1"), lambda _: data)
     assert both.before[0] == 1.0
     assert all(len(c.values) == 2 for c in both.candidates)
 
