@@ -80,10 +80,9 @@ def compile_searching(
     target = target_of(words)
 
     def opened(model: Model) -> AnnotatedDataset:
-        known = Annotations(words.get("labels"), words.get("images"))
-        return open_annotated(
-            words["eval_data"], input_specs(model), preprocess=words.get("preprocess"), annotations=known
-        )
+        known = Annotations(words["eval_labels"], words["eval_images"])
+        recipe = words["eval_preprocess"] or words["preprocess"]
+        return open_annotated(words["eval_data"], input_specs(model), preprocess=recipe, annotations=known)
 
     def keep(candidate: Candidate, compiled: bytes) -> None:
         values = ", ".join(f"{m.name} {v:.4f}" for m, v in zip(target.metrics, candidate.values, strict=True))

@@ -16,6 +16,9 @@ Command = Callable[..., Any]
 METRIC = "top1"
 NEEDED_FOR_TARGET = (
     "eval_data",
+    "eval_labels",
+    "eval_images",
+    "eval_preprocess",
     "metrics",
     "drop_type",
     "evaluations",
@@ -37,6 +40,9 @@ def target_options(command: Command) -> Command:
             "--metric", "metrics", metavar="METRIC", multiple=True, help=f"What may not drop; {METRIC} if not given."
         ),
         click.option("--eval-data", metavar="DATA", help="Samples with labels on which metrics are computed."),
+        click.option("--eval-labels", metavar="WHAT", help="As --labels, of --eval-data."),
+        click.option("--eval-images", metavar="FOLDER", help="As --images, of --eval-data."),
+        click.option("--eval-preprocess", metavar="RECIPE", help="What differs from --preprocess for --eval-data."),
         click.option("--evaluations", type=click.IntRange(min=1), help="Evaluate at most so many models; 8."),
         click.option(
             "--ranking-samples", type=click.IntRange(min=1), help="Calibration samples for ranking layers; 8."
