@@ -76,7 +76,11 @@ def run_potc(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
     name, (pictures, labels), (unseen, answers) = halves(words.data)
     (folder / "coarse.rules").write_text(RULES)
     job = Job(
-        words.model, str(folder / "coarse.rules"), words.calib, device="coarse", tuning=Tuning(bias=BiasSettings("none"))
+        words.model,
+        str(folder / "coarse.rules"),
+        words.calib,
+        device="coarse",
+        tuning=Tuning(bias=BiasSettings("none")),
     )
     benches: list[Bench] = []
 

@@ -26,6 +26,7 @@ class Searched:
     found: Found
     target: Target
     advice: str
+    inputs: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
@@ -78,11 +79,14 @@ def compile_searching(
     from potc.search.compile import compile_to_target
 
     target = target_of(words)
+    files: list[str] = []
 
     def opened(model: Model) -> AnnotatedDataset:
         known = Annotations(words["eval_labels"], words["eval_images"])
         recipe = words["eval_preprocess"] or words["preprocess"]
-        return open_annotated(words["eval_data"], input_specs(model), preprocess=recipe, annotations=known)
+        data = open_annotated(words["eval_data"], input_specs(model), preprocess=recipe, annotations=known)
+        files.extend(data.files)
+        return data
 
     def keep(candidate: Candidate, compiled: bytes) -> None:
         values = ", ".join(f"{m.name} {v:.4f}" for m, v in zip(target.metrics, candidate.values, strict=True))
@@ -96,4 +100,5 @@ def compile_searching(
         compilation, found, base = compile_to_target(job, target, opened, trace, keep, terminal.say, executor, journal)
     finally:
         executor.close()
-    return compilation, Searched(found, target, "" if found.met else advice(found, base.plan, base.prepared.proto))
+    lines = "" if found.met else advice(found, base.plan, base.prepared.proto)
+    return compilation, Searched(found, target, lines, tuple(files))

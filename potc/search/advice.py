@@ -1,4 +1,4 @@
-"""Lines of rules that keep in float from the start what a search has given up, to paste into a device.
+"""Lines of rules that keep in float from the start what loses most, to paste into a device.
 
 Rules do not name nodes: what they say is the operators of the kernel and the shapes of its constants, so a layer of the same kind
 and shape stays in float as well.
@@ -18,13 +18,13 @@ LISTED = 3  # of the worst kernels
 
 
 def advice(found: Found, plan: Plan, prepared: onnx.ModelProto) -> str:
-    """Rules for the worst kernels that were given up, the worst first; "" if there are none. ``plan``: with everything in
+    """Rules for the kernels that lose most, the worst first; "" if there are none. ``plan``: with everything in
     integers."""
     kernels = {name: k for k in plan.kernels for name in k.nodes}
     chosen: dict[tuple[str, ...], Kernel] = {}
     for worst in sorted(found.worst, key=lambda w: -w.noise):
         for name in worst.nodes:
-            if name in kernels and name in found.answer.variant.held:
+            if name in kernels:
                 chosen.setdefault(kernels[name].nodes, kernels[name])
     nodes = {n.name: n for n in all_nodes(prepared.graph)}
     shapes = {t.name: tuple(t.dims) for graph in all_graphs(prepared.graph) for t in graph.initializer}
@@ -64,4 +64,4 @@ def _lines(kernel: Kernel, nodes: Mapping[str, onnx.NodeProto], shapes: Mapping[
     yield f"    match {' -> '.join(steps)} as y"
     if conditions:
         yield f"    require {' and '.join(conditions)}"
-    yield '    note "the search for an accuracy target gave it up"'
+    yield '    note "it loses most of the accuracy"'

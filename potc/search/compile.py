@@ -72,8 +72,9 @@ def _budget(bench: Bench, matched: Matched, target: Target, samples: int, notes:
     types = 1 + (target.raise_precision and any(s.raisable for s in sources))
     ranked = min(target.ranking_samples, len(matched.samples))
     runs = (1 + target.evaluations) * samples
+    evaluations = f"{target.evaluations} evaluation{'s' if target.evaluations > 1 else ''}"
     words = (
-        f"at most {target.evaluations} evaluations and one of the float model, on {samples} samples each: {runs:,} runs; "
+        f"at most {evaluations} and one of the float model, on {samples} samples each: {runs:,} runs; "
         f"ranking at most {types * len(sources):,} sources of noise on {ranked} samples: {types * len(sources) * ranked:,} runs"
     )
     resumed = notes.resumed if isinstance(notes, Journal) else 0

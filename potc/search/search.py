@@ -32,7 +32,8 @@ POWER = 2.0  # answers change with the amplitude of noise, which is the root of 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """A source of noise that the answer is rid of: its key, and the nodes that were given up for it."""
+    """A source of noise that the answer is rid of, or would have to be if no answer keeps the target: its key, and the nodes to
+    give up for it."""
 
     key: str
     noise: float
@@ -92,7 +93,7 @@ class _Search:
         moves: list[Move] = []
         everything = self._bench.of(Variant())
         plan = everything.after(self._bench.ranges(everything.plan, self._tuning)).plan
-        if not start.met and self._left:
+        if not start.met:
             sources = self._bench.sources(plan)
             noise = self._measured(sources, plan)
             times = self._bench.costs.times(plan, kernels_of(plan))
