@@ -105,3 +105,12 @@ def test_the_words_of_the_functions_are_those_of_the_commands() -> None:
         options = {o.lstrip("-").replace("-", "_") for p in module.command.params for o in p.opts if o.startswith("--")}
         known = set(inspect.signature(getattr(potc.api, name)).parameters)
         assert options - known - silent == set(), name
+
+
+def test_the_report_tells_what_was_done_to_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "samples" / "digits")
+    done = potc.compile(
+        "model.onnx", rules="cpu", data="test.npz", preprocess="recipe.toml", samples=4, seed=1, preset="fast"
+    )
+    assert done.report.preprocessing == {"array": "x", "scale": [255.0], "layout": "chw"}
+    assert (done.report.data, done.report.samples, len(done.report.samples_digest)) == ("test.npz", 4, 64)
