@@ -127,7 +127,7 @@ def compile(
     if not compilation.verification.ok:
         failed = "; ".join(f"{c.name}: {c.detail}" for c in compilation.verification.failed)
         raise RuntimeError(f"the compiled model failed its verification: {failed}")
-    return Compiled(compilation.compiled, report(compilation, None, choice), compilation)
+    return Compiled(compilation.output, report(compilation, None, choice), compilation)
 
 
 def evaluate(

@@ -11,9 +11,10 @@ import numpy as np
 from onnx import numpy_helper
 
 from potc.data.dataset import Dataset
-from potc.data.kept import KeptSamples
+from potc.data.kept import KeptSamples, some
 from potc.data.preprocessing import Preprocessing
 from potc.data.source import Annotations, open_samples
+from potc.evaluate.borders import same_behind_borders
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
 from potc.graph.bodies import Body, bodies_of, with_bodies
@@ -26,6 +27,7 @@ from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
+from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
@@ -47,7 +49,7 @@ class Job:
 
     ``seed``: draws the samples, which are spread evenly without it; ``ranges``: a file of saved ranges, which replaces
     calibration; ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the
-    compiled model is compared with the float model.
+    compiled model is compared with the float model; ``io``: which inputs and outputs hold codes, see ``with_integer_borders``.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Job:
     scopes: Scopes = field(default_factory=Scopes)
     preprocess: Preprocessing = field(default_factory=Preprocessing)
     annotations: Annotations = field(default_factory=Annotations)
+    io: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class Trace:
 @dataclass(frozen=True, slots=True)
 class Compilation:
     """Everything that a compile produced, and what it was made from. ``prepared``: the float model that the plan speaks of;
-    ``equalization``: what was done to it on purpose, None where nobody asked."""
+    ``equalization``: what was done to it on purpose, None where nobody asked; ``integer``: ``compiled`` with codes for inputs and
+    outputs, whose numbers are ``borders``, None where nobody asked."""
 
     job: Job
     program: Program
@@ -93,6 +97,13 @@ class Compilation:
     samples: Dataset
     prepared: Model
     equalization: Equalization | None = None
+    integer: bytes | None = None
+    borders: tuple[Border, ...] = ()
+
+    @property
+    def output(self) -> bytes:
+        """The model that is delivered."""
+        return self.compiled if self.integer is None else self.integer
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -237,7 +248,18 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
     job = replace(job, tuning=tuning)
     changes, samples, prepared = matched.changes, matched.samples, matched.prepared
     made = (ranges, params, compiled, verification, share, samples, prepared, matched.equalization)
-    return Compilation(job, program, model, changes, plan, *made)
+    return with_borders(Compilation(job, program, model, changes, plan, *made))
+
+
+def with_borders(done: Compilation) -> Compilation:
+    """With codes for inputs and outputs where the job asks for them, compared with the model that takes floats."""
+    if not done.job.io:
+        return done
+    proto, borders = with_integer_borders(done.compiled, done.job.io)
+    integer = serialize(proto)
+    check = same_behind_borders(done.compiled, integer, borders, some(done.samples, done.job.checked))
+    verification = replace(done.verification, checks=(*done.verification.checks, check))
+    return replace(done, integer=integer, borders=borders, verification=verification)
 
 
 def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:

@@ -22,6 +22,7 @@ from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
 from potc.execute.session import SessionError
 from potc.language.lattice import spell
+from potc.quantize.borders import Border
 from potc.quantize.doubts import doubts
 from potc.quantize.equalize.run import Equalized
 from potc.quantize.numbers import QuantParams
@@ -187,6 +188,7 @@ class Report:
     generated: bool
     bytes_before: int
     bytes_after: int
+    borders: tuple[Border, ...]
     rewrites: tuple[RuleUse, ...]
     equalization: Scaled | None
     rule_uses: tuple[RuleUse, ...]
@@ -238,7 +240,8 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         samples_digest=digest_of(compilation.samples.chosen),
         generated=compilation.ranges.generated,
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
-        bytes_after=len(compilation.compiled),
+        bytes_after=len(compilation.output),
+        borders=compilation.borders,
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
         equalization=_scaled(compilation),
         rule_uses=_uses((k.rule, k.place) for k in plan.kernels),

@@ -114,6 +114,12 @@ class Outputs:
     multiple=True,
     help="Keep what lies between two nodes in float, both included.",
 )
+@click.option(
+    "--io",
+    metavar="KIND",
+    multiple=True,
+    help="u8, i8 or float: what inputs and outputs hold; NAME=KIND for one of them.",
+)
 @click.option("--external-data", is_flag=True, help="Keep larger weights in a file of their own beside OUT.")
 @target_options
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
@@ -226,6 +232,7 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         scopes=Scopes(words["names"], words["operators"], words["between"]),
         preprocess=read_preprocessing(words["preprocess"]),
         annotations=Annotations(words["labels"], words["images"]),
+        io=dict(_io(w) for w in words["io"]),
         **effort(words["preset"]),
     )
 
@@ -239,6 +246,14 @@ def _tuning(words: Mapping[str, Any]) -> Tuning:
         rounding=RoundingSettings(words["rounding"]),
         bias=BiasSettings(bias_of(words)),
     )
+
+
+def _io(text: str) -> tuple[str, str]:
+    """``KIND`` for all, or ``NAME=KIND``. Raises click.BadParameter."""
+    name, _, kind = text.rpartition("=")
+    if kind not in ("u8", "i8", "float"):
+        raise click.BadParameter(f"{text!r} is not u8, i8, float or NAME= with one of them", param_hint="--io")
+    return name, kind
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -360,13 +375,13 @@ def _write(
     if outputs.depfile:
         files[outputs.depfile] = depfile(outputs.depfile_target or outputs.model, inputs).encode()
     if outputs.external_data:
-        model, place, weights = take_apart(compilation.compiled, outputs.model)
+        model, place, weights = take_apart(compilation.output, outputs.model)
         files |= {place: weights, outputs.model: model}
     elif outputs.model != STANDARD_OUTPUT:
-        files[outputs.model] = compilation.compiled
+        files[outputs.model] = compilation.output
     write_all(files)
     if outputs.model == STANDARD_OUTPUT:
-        terminal.answer_bytes(compilation.compiled)
+        terminal.answer_bytes(compilation.output)
 
 
 def _unwritable(path: str, why: str) -> Exception:

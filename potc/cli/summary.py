@@ -52,6 +52,9 @@ def _figures(report: Report) -> Iterator[str]:
     told = ", ".join(f"{escaped(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
     counted = "1 sample" if verified.samples == 1 else f"{verified.samples} samples"
     yield f"  SQNR       {told} over {counted}, against the float model"
+    for border in report.borders:
+        numbers = f"{border.storage}, scale {border.scale:.6g}, zero point {border.zero_point}"
+        yield f"  {border.direction:<10} {escaped(border.tensor)} {numbers}"
     if report.equalization is not None and not report.equalization.refused:
         yield f"  equalized  {_equalized(report.equalization)}"
     if narrowed.scales:

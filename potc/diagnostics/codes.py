@@ -218,6 +218,10 @@ _DATA = {
     ),
     "invalid-data": ("The sample file is damaged, or no file that potc reads.", "Write it again with `numpy.savez`."),
     "non-finite-data": ("A sample, a constant or a result is NaN or infinite.", "Repair or leave out that sample."),
+    "float-border": (
+        "An input or output of the model can't be integer: the device wants its float values, or stores it otherwise.",
+        "Leave it in float with `--io NAME=float`, or choose another format in `graph input` or `graph output`.",
+    ),
     "unrunnable-model": ("onnxruntime can't load a model.", "Try the model in onnxruntime alone first."),
     "sample-failed": ("onnxruntime failed on a sample.", "Check names, shapes and types of the samples."),
     "invalid-preprocessing": (

@@ -25,6 +25,7 @@ from potc.match.cover import Candidate, Finder, choose
 from potc.match.environment import MatchEnvironment
 from potc.match.joint import ports
 from potc.match.match import is_true, operators_of
+from potc.quantize.borders import with_float_borders
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Verdict:
 
 def judge(model: Model, program: Program) -> tuple[Verdict, ...]:
     """One verdict for each device that must accept the model: the parts of a meet, else the device."""
-    annotated = read_quantized(model)
+    annotated = read_quantized(model.with_proto(with_float_borders(model.proto)))
     snapshot = take_snapshot(annotated.model.proto)
     return tuple(_Judge(Sites.of(annotated, snapshot, part), annotated.integers).verdict() for part in program.members)
 

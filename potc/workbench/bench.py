@@ -20,6 +20,7 @@ from potc.graph.model import Model
 from potc.graph.names import all_nodes
 from potc.graph.read import read_model
 from potc.graph.write import serialize
+from potc.quantize.borders import borders_of
 from potc.quantize.plan import Left
 from potc.quantize.provenance import KERNEL, RULE
 
@@ -128,6 +129,8 @@ def _size(model: Model) -> int:
 
 def _latency(plain: Model, first: bytes, second: bytes, samples: Dataset, how: How, where: str) -> Paired:
     feeds = [dict(feed) for feed in samples.feeds()]
+    borders = {b.tensor: b for b in borders_of(onnx.ModelProto.FromString(second)) if b.direction == "input"}
+    codes = [{n: borders[n].codes(v) if n in borders else v for n, v in feed.items()} for feed in feeds]
     names = [o.name for o in plain.proto.graph.output]
     try:
         a, b = (open_session(m, optimize=True, threads=how.threads) for m in (first, second))
@@ -138,7 +141,7 @@ def _latency(plain: Model, first: bytes, second: bytes, samples: Dataset, how: H
             raise reject("unrunnable-model", f"`{where}` has other inputs than `{plain.path}`")
         return measure(
             lambda turn: a.run(names, feeds[turn % len(feeds)]),
-            lambda turn: b.run(same, feeds[turn % len(feeds)]),
+            lambda turn: b.run(same, codes[turn % len(codes)]),
             how.rounds,
             how.warmup,
         )
