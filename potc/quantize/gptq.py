@@ -8,6 +8,9 @@ That is GPTQ (Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate post-trai
 transformers", 2022, section 3; after "Optimal brain compression", 2022), in the form of Babai's nearest plane ("On Lovasz'
 lattice reduction and the nearest lattice point problem", 1986): the same codes, without an inverse. Inputs with the largest
 moments go first, while all others can still make up for them.
+
+With fewer samples than weights H has directions that no sample tells about, and codes follow what is accident. So a part of
+the samples is held back and chooses, for each output channel, how far to trust the others (the damping), or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DAMPING = 0.01  # of the mean of the diagonal: what few samples can't tell must not decide
+DAMPINGS = (0.01, 0.1, 1.0)  # of the mean of the diagonal: what few samples can't tell must not decide
 BLOCK = 64  # columns whose errors are carried over at once: one product of matrices instead of many of vectors
 
 
@@ -41,27 +44,28 @@ class Grid:
     limits: tuple[Limited, ...] = ()
 
 
-def rounded(values: np.ndarray, gram: np.ndarray, nearest: np.ndarray, grid: Grid) -> np.ndarray:
-    """Float64 [G, O, K] whole codes. An output channel for which they are no better than ``nearest`` keeps those.
+def rounded(values: np.ndarray, gram: np.ndarray, held: np.ndarray, nearest: np.ndarray, grid: Grid) -> np.ndarray:
+    """Float64 [G, O, K] whole codes: of each output channel those with the least error on ``held``, which are those of one of
+    the ``DAMPINGS``, or ``nearest`` where none is better.
 
-    ``values``: float64 [G, O, K], G groups of O output channels with K weights each; ``gram``: float64 [G, K, K], symmetric,
-    positive semidefinite; ``nearest``: codes to start from, within all limits. Columns that are always 0 keep their nearest code.
+    ``values``: float64 [G, O, K], G groups of O output channels with K weights each; ``gram``, ``held``: float64 [G, K, K],
+    symmetric, positive semidefinite, of samples that decide codes and of others that judge them; ``nearest``: codes to start
+    from, within all limits. Columns that are always 0 keep their nearest code.
     """
     order = np.argsort(np.einsum("gkk->gk", gram), axis=-1, kind="stable")
     rows, columns = order[:, :, None], order[:, None, :]
     moved = np.take_along_axis(np.take_along_axis(gram, rows, 1), columns, 2)
-    found = _from_last(
-        np.take_along_axis(values, columns, 2),
-        _factor(moved),
-        np.take_along_axis(np.broadcast_to(grid.scale, values.shape), columns, 2),
-        np.take_along_axis(np.broadcast_to(grid.zero_point, values.shape), columns, 2),
-        grid,
-        order,
-    )
-    codes = np.empty_like(found)
-    np.put_along_axis(codes, np.broadcast_to(columns, codes.shape), found, 2)
-    better = output_error(values, codes, gram, grid) < output_error(values, nearest, gram, grid)
-    return np.where(better[..., None], codes, nearest)
+    spread = [np.broadcast_to(a, values.shape) for a in (values, grid.scale, grid.zero_point)]
+    exact, scale, zero_point = (np.take_along_axis(a, columns, 2) for a in spread)
+    best, least = nearest, output_error(values, nearest, held, grid)
+    for damping in DAMPINGS:
+        found = _from_last(exact, _factor(moved, damping), scale, zero_point, grid, order)
+        codes = np.empty_like(found)
+        np.put_along_axis(codes, np.broadcast_to(columns, codes.shape), found, 2)
+        error = output_error(values, codes, held, grid)
+        best = np.where((error < least)[..., None], codes, best)
+        least = np.minimum(error, least)
+    return best
 
 
 def output_error(values: np.ndarray, codes: np.ndarray, gram: np.ndarray, grid: Grid) -> np.ndarray:
@@ -70,11 +74,11 @@ def output_error(values: np.ndarray, codes: np.ndarray, gram: np.ndarray, grid: 
     return ((error @ gram) * error).sum(-1)
 
 
-def _factor(gram: np.ndarray) -> np.ndarray:
+def _factor(gram: np.ndarray, damping: float) -> np.ndarray:
     """R with R^T R = the damped moments, float64 [G, K, K]."""
     mean = np.einsum("gkk->gk", gram).mean(-1)
-    damping = np.where(mean > 0, DAMPING * mean, 1.0)
-    return np.linalg.cholesky(gram + damping[:, None, None] * np.eye(gram.shape[-1])).transpose(0, 2, 1)
+    added = np.where(mean > 0, damping * mean, 1.0)
+    return np.linalg.cholesky(gram + added[:, None, None] * np.eye(gram.shape[-1])).transpose(0, 2, 1)
 
 
 def _from_last(

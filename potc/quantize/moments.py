@@ -30,6 +30,7 @@ from potc.quantize.observe import instrument, value_outputs
 from potc.quantize.plan import ConstantQuantizer, Plan
 
 SAMPLES = 32  # each is one more run of the float model
+HELD_BACK = 4  # of so many samples one judges what the others make
 COLUMNS = 256  # of each sample, evenly spread over its positions
 LONGEST = (
     2304  # weights of one output channel: 3 x 3 of 256 channels. Matrices grow with the square, time with the cube
@@ -40,10 +41,12 @@ BITS = 15
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """``gram``: float64 [G, K, K], the mean of x x^T over ``columns`` columns, of each group of output channels; K runs over the
-    weights of one output channel, in the order of their axes. ``axis``: of the weights, the output channels."""
+    """``gram``: float64 [G, K, K], the mean of x x^T of each group of output channels; K runs over the weights of one output
+    channel, in the order of their axes. ``held``: the same of samples that were held back, or of all where there is only one.
+    ``columns``: how many x both are made of. ``axis``: of the weights, the output channels."""
 
     gram: np.ndarray
+    held: np.ndarray
     columns: int
     axis: int
 
@@ -95,7 +98,7 @@ class SecondMoments:
         taken, size = {first: self.layers[first]}, 0
         keys = list(self.layers)
         for key in keys[keys.index(first) :]:
-            size += 8 * self.layers[key][0].length ** 2
+            size += 2 * 8 * self.layers[key][0].length ** 2
             if size > MEMORY:
                 break
             taken[key] = self.layers[key]
@@ -111,10 +114,10 @@ class SecondMoments:
         except SessionError as error:  # calibration ran the same model; only its weights are no outputs there
             raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
         sums = {key: _Sum(layers, opset) for key, layers in taken.items()}
-        for index, feed in some(self.samples, SAMPLES):
+        for number, (index, feed) in enumerate(some(self.samples, SAMPLES)):
             values = dict(zip(tensors, _run(session, outputs, feed, index), strict=True))
             for found in sums.values():
-                found.add(values)
+                found.add(values, number % HELD_BACK == HELD_BACK - 1)
         return {key: found.moments() for key, found in sums.items()}
 
 
@@ -222,25 +225,27 @@ class _Sum:
 
     def __init__(self, layers: tuple[Layer, ...], opset: list[onnx.OperatorSetIdProto]) -> None:
         self._layers = [(layer, Columns(layer, opset)) for layer in layers]
-        self._gram: np.ndarray | None = None
-        self._count = 0
+        self._sums: dict[bool, np.ndarray] = {}
+        self._counts = {False: 0, True: 0}
         self._failed = False
 
-    def add(self, values: Mapping[str, np.ndarray]) -> None:
+    def add(self, values: Mapping[str, np.ndarray], held: bool) -> None:
         for layer, columns in self._layers:
             found = columns.of(values[layer.tensor])
-            other = found is None or (self._gram is not None and self._gram.shape[0] != found.shape[0])
-            if found is None or other or not np.isfinite(found).all():
+            if found is None or not np.isfinite(found).all():
                 self._failed = True
-            elif found.size:
+            elif found.size and not self._failed:
                 gram = gram_of(found)
-                self._gram = gram if self._gram is None else self._gram + gram
-                self._count += found.shape[2]
+                before = self._sums.get(held, gram * 0)
+                self._failed = before.shape != gram.shape
+                self._sums[held] = gram if self._failed else before + gram
+                self._counts[held] += found.shape[2]
 
     def moments(self) -> Moments | None:
-        if self._failed or self._gram is None:
+        means = [self._sums[held] / self._counts[held] for held in (False, True) if held in self._sums]
+        if self._failed or not means or means[0].shape != means[-1].shape:
             return None
-        return Moments(self._gram / self._count, self._count, self._layers[0][0].out)
+        return Moments(means[0], means[-1], sum(self._counts.values()), self._layers[0][0].out)
 
 
 def gram_of(columns: np.ndarray) -> np.ndarray:

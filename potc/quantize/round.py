@@ -33,7 +33,7 @@ def second_order(
     )
     steps, zeros = (_matrix(np.broadcast_to(a, values.shape), axis, groups) for a in (scale, zero_point))
     grid = Grid(steps, zeros, qtype.low, qtype.high, limits)
-    codes = rounded(_matrix(values, axis, groups), moments.gram, _matrix(nearest, axis, groups), grid)
+    codes = rounded(_matrix(values, axis, groups), moments.gram, moments.held, _matrix(nearest, axis, groups), grid)
     kept = [n for a, n in enumerate(values.shape) if a != axis]
     return np.ascontiguousarray(np.moveaxis(codes.reshape(-1, *kept), 0, axis), dtype=nearest.dtype)
 

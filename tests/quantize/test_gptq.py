@@ -57,20 +57,27 @@ def test_no_output_channel_is_worse_than_rounded_to_nearest(
     values, gram = layer
     grid = grid_of(values, bits, zero)
     nearest = nearest_of(values, grid)
-    codes = rounded(values, gram, nearest, grid)
+    codes = rounded(values, gram, gram, nearest, grid)
     assert (codes == np.rint(codes)).all() and codes.min() >= grid.low and codes.max() <= grid.high
     before, after = (output_error(values, c, gram, grid) for c in (nearest, codes))
     assert (after <= before * (1 + 1e-9)).all()
     dead = np.broadcast_to(np.einsum("gkk->gk", gram)[:, None] == 0, codes.shape)  # nothing is made up for by them
     assert (codes[dead] == nearest[dead]).all()
-    assert (rounded(values, gram, nearest, grid) == codes).all()
+    assert (rounded(values, gram, gram, nearest, grid) == codes).all()
+
+
+def test_samples_that_were_held_back_decide() -> None:
+    """Two inputs that are equal in the samples that decide codes, and have nothing to do with each other in those that judge."""
+    grid = Grid(np.ones((1, 1, 1)), np.zeros((1, 1, 1)), -8, 7)
+    values, nearest = np.array([[[0.4, 0.4]]]), np.zeros((1, 1, 2))
+    assert (rounded(values, np.ones((1, 2, 2)), np.eye(2)[None], nearest, grid) == nearest).all()
 
 
 def test_correlated_inputs_gain_what_nearest_loses() -> None:
     """Two inputs that are always equal: only the sum of their weights matters, and 0.4 + 0.4 is nearer to 1 than to 0."""
     values, gram = np.array([[[0.4, 0.4]]]), np.ones((1, 2, 2))
     grid = Grid(np.ones((1, 1, 1)), np.zeros((1, 1, 1)), -8, 7)
-    codes = rounded(values, gram, np.zeros((1, 1, 2)), grid)
+    codes = rounded(values, gram, gram, np.zeros((1, 1, 2)), grid)
     assert codes.sum() == 1
 
 
@@ -86,7 +93,7 @@ def test_no_group_of_neighbours_saturates(seed: int, inputs: int, groups: int) -
     spread = scale.reshape(-1, 1, 1, 1).astype(np.float64)
     nearest = np.clip(np.rint(values / spread), -127, 127).astype(np.int8)
     w8 = QType("i8", -127, 127, True, Granularity.PER_CHANNEL, 0)
-    known = Moments(gram_of(columns), 50, 0)
+    known = Moments(gram_of(columns), gram_of(columns), 50, 0)
     codes = second_order(values, nearest, spread, np.zeros_like(spread), w8, lanes, 255, known)
     assert codes.shape == values.shape and codes.dtype == np.int8
     assert unsafe_groups(codes, 0, lanes[0], 255) == 0
