@@ -238,7 +238,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         samples=len(compilation.samples),
         seed=job.seed,
         samples_digest=digest_of(compilation.samples.chosen),
-        generated=compilation.ranges.generated,
+        generated=compilation.ranges.generated and _is_measured(compilation),
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
         bytes_after=len(compilation.output),
         borders=compilation.borders,
@@ -263,6 +263,11 @@ def _scaled(compilation: Compilation) -> Scaled | None:
     found = compilation.equalization
     method = compilation.job.tuning.equalize.method
     return found and Scaled(method, found.groups, found.difference, found.refused)
+
+
+def _is_measured(compilation: Compilation) -> bool:
+    """False where no number of the compiled model depends on samples."""
+    return bool(compilation.plan.observed) or compilation.job.tuning.rounding.method == "gptq"
 
 
 def _chosen(choice: Choice) -> Chosen:

@@ -63,15 +63,21 @@ def kernel_share(compiled: bytes, plan: Plan, loaded: Loaded | None = None) -> K
 
     What that graph still holds of a node, by its name or by one of its outputs, runs in float if it reads no integer
     activations (weights alone do not count). A node that was fused away shares the fate of the next one of its kernel
-    that is left, else of the one before; a kernel of which nothing is left became part of an integer operator.
+    that is left, else of the one before; a kernel of which nothing is left became part of an integer operator, if it reads
+    stored values at all.
     """
     loaded = loaded or load(compiled)
     covered = dict.fromkeys(name for kernel in plan.kernels for name in kernel.nodes)
     fused = set(covered)
     if loaded is not None:
         codes = integer_codes(loaded.graph)
-        in_float = runs_in_float(onnx.ModelProto.FromString(compiled).graph, loaded.graph.graph, codes)
-        fused = {name for kernel in plan.kernels for name in _float_nodes(kernel.nodes, in_float)}
+        written = onnx.ModelProto.FromString(compiled).graph
+        in_float, reading = runs_in_float(written, loaded.graph.graph, codes), _reading_codes(written)
+        fused = {
+            name
+            for kernel in plan.kernels
+            for name in (kernel.nodes if reading.isdisjoint(kernel.nodes) else _float_nodes(kernel.nodes, in_float))
+        }
     floating = tuple(name for name in covered if name in fused)
     weighted = {c.node for c in plan.constants if c.role == "weight" and c.node in covered}
     return KernelShare(
@@ -127,6 +133,14 @@ def _declaring(model: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:
         if element is not None:
             told.graph.value_info.append(helper.make_tensor_value_info(name, element, None))
     return Model("", told, ())
+
+
+def _reading_codes(compiled: onnx.GraphProto) -> set[str]:
+    """Nodes that read computed values behind a DequantizeLinear: with stored weights alone a kernel computes in float."""
+    stored = {tensor.name for tensor in compiled.initializer}
+    nodes = list(all_nodes(compiled))
+    values = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] not in stored}
+    return {node.name for node in nodes if not values.isdisjoint(node.input)}
 
 
 def runs_in_float(compiled: onnx.GraphProto, optimized: onnx.GraphProto, codes: set[str]) -> dict[str, bool]:
