@@ -116,6 +116,7 @@ def run_potc(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def run_nncf(words: argparse.Namespace) -> dict[str, Any]:
     """NNCF's search, in this process: weights with one scale, no bias correction, no reduced range."""
     import nncf  # type: ignore[import-not-found]
+    import nncf.quantization.advanced_parameters as advanced  # type: ignore[import-not-found]
     import onnx
 
     name, (pictures, labels), (unseen, answers) = halves(words.data)
@@ -142,9 +143,9 @@ def run_nncf(words: argparse.Namespace) -> dict[str, Any]:
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(calibration),
         advanced_quantization_parameters=parameters(
-            overflow_fix=nncf.OverflowFix.DISABLE,
+            overflow_fix=advanced.OverflowFix.DISABLE,
             disable_bias_correction=True,
-            weights_quantization_params=nncf.QuantizationParameters(per_channel=False),
+            weights_quantization_params=advanced.QuantizationParameters(per_channel=False),
         ),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
             intermediate_model_dir=None, num_ranking_workers=1

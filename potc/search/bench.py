@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from potc.compiler import Matched, Trace, opset_for, quantize, weights
+from potc.compiler import Matched, Trace, observed_plan, opset_for, quantize, weights
 from potc.data.annotated import AnnotatedDataset, Sample
 from potc.data.kept import spread
 from potc.diagnostics.diagnostic import reject
@@ -26,6 +26,7 @@ from potc.graph.opset import raise_opset
 from potc.graph.write import serialize
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.lower import lower
+from potc.quantize.moments import second_moments
 from potc.quantize.params import solve_params
 from potc.quantize.parts import snapshots_of, solve_parts, whole
 from potc.quantize.plan import Plan
@@ -130,10 +131,12 @@ class Bench:
         key = json.dumps([asdict(tuning.ranges), tuning.bias.method])
         found = self._ranges.get(key)
         if found is None:
-            found = self._calibrated(_observing_all(self.matched.plan), tuning, f"ranges {key}")
+            found = self._calibrated(_observing_all(observed_plan(self.matched.plan, tuning)), tuning, f"ranges {key}")
         lacking = _lacking(found, wanted_ranges(self.matched.prepared, plan, tuning.ranges), plan, tuning)
         if lacking:
-            more = self._calibrated(_observing_all(plan), tuning, f"ranges {_hash(repr(lacking))} {key}")
+            more = self._calibrated(
+                _observing_all(observed_plan(plan, tuning)), tuning, f"ranges {_hash(repr(lacking))} {key}"
+            )
             found = replace(
                 found,
                 by_tensor={**more.by_tensor, **found.by_tensor},
@@ -175,7 +178,11 @@ class Bench:
         if raised:
             plan = with_raised(plan, (key for s in sources for key in s.raised))
         prepared = self.matched.prepared
-        params = solve_params(plan, self.ranges(plan, tuning), weights(prepared, plan), tuning)
+        moments = None
+        if tuning.rounding.method == "gptq":
+            signatures = self.matched.program.members[0].signatures
+            moments = second_moments(prepared, plan, signatures, self.matched.samples)
+        params = solve_params(plan, self.ranges(plan, tuning), weights(prepared, plan), tuning, moments)
         base = raise_opset(prepared, opset_for(params))
         samples = tuple(self._ranking())
         wanted: list[Any] | None = None

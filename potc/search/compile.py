@@ -11,7 +11,7 @@ from pathlib import Path
 
 from potc import __version__
 from potc.choose import choose
-from potc.compiler import Compilation, Job, Matched, Trace, finish, match_model
+from potc.compiler import Compilation, Job, Matched, Trace, equalized, finish, match_model
 from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import reject
@@ -43,7 +43,7 @@ def compile_to_target(
     Returns the compilation, what was found, and the plan that holds all kernels. Raises Rejected as ``compile_model`` does.
     """
     trace = trace or Trace()
-    matched = match_model(job, trace)
+    matched = equalized(match_model(job, trace), job.tuning, trace)
     opened = data(matched.model)
     if not len(opened):
         raise reject("no-samples", "there are no evaluation samples")

@@ -18,6 +18,7 @@ from potc.evaluate.metrics.classification import topk
 from potc.evaluate.metrics.metric import Metric, mean
 from potc.execute.session import open_session
 from potc.graph.model import Model
+from potc.quantize.tuning import EqualizeSettings, RoundingSettings
 from potc.search.bench import Candidate
 from potc.search.compile import compile_to_target
 from potc.search.front import front, front_json, front_svg
@@ -182,3 +183,13 @@ def test_stages_say_how_far_a_search_is(tmp_path: Path) -> None:
     compile_to_target(job, Target((topk(1),), "0.02", evaluations=2), lambda _: data, Trace(told.append))
     assert "evaluation 1 of at most 2: everything in integers" in told
     assert "measuring the noise of 12 sources" in told
+
+
+def test_other_settings_that_change_numbers_are_kept(tmp_path: Path) -> None:
+    """Rounding by second moments and equalization belong to what is searched over."""
+    job, data = digits(COARSE, tmp_path)
+    data = Items(data._specs, data._inputs[:40], data._annotations[:40])  # type: ignore[attr-defined]
+    tuning = replace(job.tuning, rounding=RoundingSettings("gptq"), equalize=EqualizeSettings("cross-layer"))
+    target = Target((topk(1),), "0.02", evaluations=1, ranking_samples=2)
+    compilation, _, _ = compile_to_target(replace(job, tuning=tuning, samples=8), target, lambda _: data)
+    assert compilation.compiled == compile_model(replace(job, tuning=tuning, samples=8)).compiled
