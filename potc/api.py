@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from potc.choose import choose
 from potc.cli.presets import effort, types_of
 from potc.cli.summary import summary
 from potc.compiler import Compilation, Job, Trace, compile_model
+from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import input_specs
 from potc.data.preprocessing import Preprocessing, read_preprocessing, recipe_of
 from potc.data.source import Annotations, open_annotated
@@ -23,6 +25,8 @@ from potc.evaluate.metrics.foreign import as_metric
 from potc.evaluate.metrics.metric import Metric
 from potc.evaluate.metrics.named import metric_named
 from potc.evaluate.scoring import Scores, Words, score
+from potc.execute.processes import Processes
+from potc.execute.tasks import Executor, InProcess
 from potc.graph.model import Model
 from potc.graph.read import read_model
 from potc.graph.write import write_atomic
@@ -32,6 +36,9 @@ from potc.legal.judge import Verdict, judge
 from potc.quantize.scopes import Scopes
 from potc.quantize.tuning import BiasSettings, Border, EqualizeSettings, RangeSettings, RoundingSettings, Tuning
 from potc.report import Report, report
+from potc.search.compile import OpenData, compile_to_target
+from potc.search.search import Found
+from potc.search.target import EVALUATIONS, RANKING_SAMPLES, Target
 from potc.workbench.explain_model import Question, examine
 from potc.workbench.explain_model import explain as answers_to
 from potc.workbench.explain_text import answer_lines
@@ -45,11 +52,12 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A compiled model. ``model``: the bytes of the ONNX file; ``report``: what was done, as ``--report`` writes it;
-    ``compilation``: all that it was made from."""
+    ``compilation``: all that it was made from; ``found``: what a search for ``max_drop`` tried, and whether the target is met."""
 
     model: bytes
     report: Report
     compilation: Compilation
+    found: Found | None = None
 
     def save(self, path: Path_) -> None:
         """All of the file or nothing. Raises Rejected where it can't be written."""
@@ -87,10 +95,24 @@ def compile(
     float: Names = (),
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
+    max_drop: Decimal | str | None = None,
+    drop_type: str = "absolute",
+    metric: Any = "top1",
+    eval_data: Any = None,
+    eval_labels: str | None = None,
+    eval_images: Path_ | None = None,
+    eval_preprocess: str | Mapping[str, Any] | None = None,
+    evaluations: int = EVALUATIONS,
+    ranking_samples: int = RANKING_SAMPLES,
+    tune: bool = False,
+    journal: Path_ | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """``potc compile``. ``data``: what ``--data`` takes, or any object with ``len()`` and ``[i]``, or a loader of batches; None:
-    generated samples, for trying out. ``preprocess``: a recipe as text, file name or mapping.
+    generated samples, for trying out. ``preprocess``: a recipe as text, file name or mapping. With ``max_drop`` ("0.01") kernels
+    are given up until no ``metric`` loses more on ``eval_data``; ``Compiled.found.met`` says whether that was possible.
 
     Raises Rejected; ValueError for words that are unknown or contradict each other; RuntimeError where the compiled model fails
     its own verification, which is a bug.
@@ -123,11 +145,50 @@ def compile(
         **effort(preset),
     )
     trace = Trace(progress=progress) if progress else Trace()
+    if max_drop is not None:
+        if drop_type not in ("absolute", "relative"):
+            raise ValueError(f"drop_type is {drop_type!r}, wanted absolute or relative")
+        if eval_data is None or ranges is not None or preset == "auto" or (workers and cluster):
+            raise ValueError(
+                "max_drop needs eval_data, and neither ranges nor the preset auto, nor workers and cluster at once"
+            )
+        relative = drop_type == "relative"
+        target = Target(_metrics(metric), str(max_drop), relative, evaluations, ranking_samples, tune)
+        recipe = eval_preprocess or preprocess
+        where = Annotations(eval_labels, None if eval_images is None else os.fspath(eval_images))
+
+        def opened(read: Model) -> AnnotatedDataset:
+            return open_annotated(_data(eval_data), input_specs(read), None, None, _preprocessing(recipe), where)
+
+        noted = None if journal is None else os.fspath(journal)
+        return _searched(job, target, opened, trace, _executor(workers, cluster), noted)
     compilation, choice = choose(job, trace) if preset == "auto" else (compile_model(job, trace), None)
+    return _checked(compilation, report(compilation, None, choice), None)
+
+
+def _searched(
+    job: Job, target: Target, opened: OpenData, trace: Trace, executor: Executor, journal: str | None
+) -> Compiled:
+    try:
+        compilation, found, _ = compile_to_target(job, target, opened, trace, executor=executor, journal=journal)
+    finally:
+        executor.close()
+    return _checked(compilation, report(compilation), found)
+
+
+def _executor(workers: int | None, cluster: str | None) -> Executor:
+    if cluster:
+        from potc.execute.cluster import Cluster  # needs an extra
+
+        return Cluster(cluster)
+    return Processes(workers) if workers else InProcess()
+
+
+def _checked(compilation: Compilation, told: Report, found: Found | None) -> Compiled:
     if not compilation.verification.ok:
         failed = "; ".join(f"{c.name}: {c.detail}" for c in compilation.verification.failed)
         raise RuntimeError(f"the compiled model failed its verification: {failed}")
-    return Compiled(compilation.output, report(compilation, None, choice), compilation)
+    return Compiled(compilation.output, told, compilation, found)
 
 
 def evaluate(
@@ -151,9 +212,7 @@ def evaluate(
 
     Raises Rejected; ValueError where two metrics have the same name.
     """
-    metrics = [_metric(m) for m in (metric if isinstance(metric, list | tuple) else [metric])]
-    if len({m.name for m in metrics}) < len(metrics):
-        raise ValueError("two metrics have the same name")
+    metrics = _metrics(metric)
     models = [_read(m) for m in (model, other) if m is not None]
     preprocessing = _preprocessing(preprocess)
     known = Annotations(labels, None if images is None else os.fspath(images))
@@ -212,6 +271,13 @@ class Explanation:
 
     answer: Any
     text: str
+
+
+def _metrics(thing: Any) -> tuple[Metric, ...]:
+    metrics = tuple(_metric(m) for m in (thing if isinstance(thing, list | tuple) else [thing]))
+    if len({m.name for m in metrics}) < len(metrics):
+        raise ValueError("two metrics have the same name")
+    return metrics
 
 
 def _metric(thing: Any) -> Metric:

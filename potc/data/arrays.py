@@ -19,7 +19,6 @@ class StoredArrays:
     pictures = False
 
     def __init__(self, path: str, arrays: Mapping[str, StoredArray], annotations: Sequence[str]) -> None:
-        self.files = (path,)
         self._path = path
         self._arrays = arrays
         self._annotations = tuple(annotations)
@@ -29,6 +28,9 @@ class StoredArrays:
 
     def __len__(self) -> int:
         return min(a.shape[0] for a in self._arrays.values())
+
+    def files(self, chosen: Sequence[int]) -> tuple[str, ...]:
+        return (self._path,)
 
     def item(self, index: int) -> Stored:
         """Raises Rejected where the file is damaged."""

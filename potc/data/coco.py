@@ -37,7 +37,7 @@ def read_coco(path: str, images: str | None, gray: bool) -> Pictures:
             message,
             help="images: id, file_name, width, height; annotations: image_id, bbox, category_id",
         ) from error
-    return Pictures(paths, known, gray, (path, base))
+    return Pictures(paths, known, gray, (path,))
 
 
 def _objects(found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Objects:

@@ -29,8 +29,9 @@ class Stored:
 class Source(Protocol):
     """Samples as they are stored, by index; ``pictures``: they are bytes that say nothing without a recipe."""
 
-    @property
-    def files(self) -> tuple[str, ...]: ...
+    def files(self, chosen: Sequence[int]) -> tuple[str, ...]:
+        """All files that are read for these samples."""
+        ...
 
     @property
     def pictures(self) -> bool: ...
@@ -54,7 +55,7 @@ class Fitted:
 
     @property
     def files(self) -> tuple[str, ...]:
-        return self.source.files if self.local else ()
+        return self.source.files(self.chosen) if self.local else ()
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -111,7 +112,7 @@ def fitted(
                 help_ = "say it: --preprocess \"resize = 256, crop = 224, mean = 127.5, scale = 127.5, layout = 'chw'\""
                 raise reject("invalid-preprocessing", message, help=help_)
     if not len(source):
-        raise reject("no-samples", f"{', '.join(source.files[:1]) or 'the source'} holds no samples")
+        raise reject("no-samples", f"{', '.join(source.files([])[:1]) or 'the source'} holds no samples")
     dataset = Fitted(source, tuple(specs), preprocessing, choose(len(source), limit, seed), local)
     dataset.sample(0)
     return dataset

@@ -21,12 +21,15 @@ class Indexed:
     pictures = False
 
     def __init__(self, items: Any, name: str = "data", files: tuple[str, ...] = ()) -> None:
-        self.files = files
+        self._files = files
         self._items = items
         self._name = name
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def files(self, chosen: Sequence[int]) -> tuple[str, ...]:
+        return self._files
 
     def item(self, index: int) -> Stored:
         """Raises Rejected(invalid-data) for an item of another form, and for what the object raises."""

@@ -17,17 +17,22 @@ from potc.diagnostics.diagnostic import reject
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """A Source. ``annotations``: one for each path, or None; with ``masks`` they are paths of pictures of class numbers."""
+    """A Source. ``annotations``: one for each path, or None; with ``masks`` they are paths of pictures of class numbers.
+    ``lists``: the files that say which pictures there are, and what is known of them."""
 
     paths: Sequence[str]
     annotations: Sequence[Any] | None
     gray: bool
-    files: tuple[str, ...]
+    lists: tuple[str, ...]
     masks: bool = False
     pictures: bool = True
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def files(self, chosen: Sequence[int]) -> tuple[str, ...]:
+        masks = [self.annotations[i] for i in chosen] if self.masks and self.annotations else []
+        return (*self.lists, *(self.paths[i] for i in chosen), *masks)
 
     def item(self, index: int) -> Stored:
         path = self.paths[index]
@@ -53,10 +58,10 @@ def folder(path: str, labels: str | None, gray: bool) -> Pictures:
     names = sorted({f.split("/")[0] for f in found if "/" in f})
     paths = [str(Path(path, f)) for f in found]
     if labels is None and (not names or any("/" not in f for f in found)):
-        return Pictures(paths, None, gray, (path,))
+        return Pictures(paths, None, gray, ())
     numbers = _class_numbers(path, names, labels)
-    files = (path,) if labels is None else (path, labels)
-    return Pictures(paths, [numbers[f.split("/")[0]] for f in found], gray, files)
+    lists = () if labels is None else (labels,)
+    return Pictures(paths, [numbers[f.split("/")[0]] for f in found], gray, lists)
 
 
 def listed(path: str, label: str, gray: bool, root: str | None = None) -> Pictures:

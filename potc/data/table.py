@@ -19,7 +19,7 @@ class Rows:
 
     values: np.ndarray
     labels: Sequence[Any] | None
-    files: tuple[str, ...]
+    path: str
     pictures: bool = False
 
     def __len__(self) -> int:
@@ -27,7 +27,10 @@ class Rows:
 
     def item(self, index: int) -> Stored:
         known = None if self.labels is None else self.labels[index]
-        return Stored({"": self.values[index]}, known, f"{self.files[0]}, line {index + 2}")
+        return Stored({"": self.values[index]}, known, f"{self.path}, line {index + 2}")
+
+    def files(self, chosen: Sequence[int]) -> tuple[str, ...]:
+        return (self.path,)
 
 
 def read_rows(path: str, label: str | None, integers: bool) -> Rows:
@@ -44,4 +47,4 @@ def read_rows(path: str, label: str | None, integers: bool) -> Rows:
             if isinstance(cell, str):
                 raise reject("invalid-data", f"{path}, line {line}: {cell!r} is no number")
     whole = integers and all(isinstance(cell, int) for row in cells for cell in row)
-    return Rows(np.array(cells, np.int64 if whole else np.float64), labels, (path,))
+    return Rows(np.array(cells, np.int64 if whole else np.float64), labels, path)

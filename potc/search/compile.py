@@ -14,6 +14,7 @@ from potc.choose import choose
 from potc.compiler import Compilation, Job, Matched, Trace, equalized, finish, match_model
 from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import Dataset
+from potc.data.fitted import Fitted
 from potc.diagnostics.diagnostic import reject
 from potc.execute.tasks import Executor, InProcess
 from potc.graph.model import Model
@@ -110,7 +111,8 @@ def identity(matched: Matched, target: Target, data: AnnotatedDataset) -> str:
     for file in (*matched.model.files, *matched.program.sources, *job.externs):
         sha.update(hashlib.sha256(Path(file).read_bytes()).digest())
     for dataset in (matched.samples, data):
-        sha.update(json.dumps([len(dataset), list(dataset.chosen)]).encode())
+        recipe = dataset.preprocessing.told() if isinstance(dataset, Fitted) else {}
+        sha.update(json.dumps([len(dataset), list(dataset.chosen), recipe]).encode())
         for digest in _contents(dataset):
             sha.update(digest)
     return sha.hexdigest()
@@ -126,10 +128,17 @@ def _contents(dataset: Dataset) -> Iterator[bytes]:
 
 
 def _words(job: Job) -> dict[str, object]:
-    return {"tuning": asdict(job.tuning), "scopes": asdict(job.scopes), "samples": job.samples, "seed": job.seed}
+    return {
+        "tuning": asdict(job.tuning),
+        "scopes": asdict(job.scopes),
+        "samples": job.samples,
+        "seed": job.seed,
+        "preprocess": job.preprocess.told(),
+        "annotations": asdict(job.annotations),
+    }
 
 
 def _goal(target: Target) -> dict[str, object]:
-    named: Sequence[str] = [m.name for m in target.metrics]
+    named: Sequence[str] = [m.words or m.name for m in target.metrics]
     rest = {name: getattr(target, name) for name in ("max_drop", "relative", "evaluations", "ranking_samples", "tune")}
     return {"metrics": named, "raise": target.raise_precision, **rest}

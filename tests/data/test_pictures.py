@@ -307,3 +307,13 @@ def test_what_lies_elsewhere_is_fetched() -> None:
 
 def test_formats_that_start_programs_are_not_read() -> None:
     assert "EPS" not in pictures.FORMATS
+
+
+def test_files_are_those_of_the_samples_that_are_used(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "val.csv").write_text("path,mask\na.png,b.png\nc.png,d.png\n")
+    assert open_annotated(str(tmp_path), [BYTES], 2).files == (str(tmp_path / "a.png"), str(tmp_path / "c.png"))
+    for name in ("b.png", "d.png"):
+        Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / name)
+    listed = [str(tmp_path / name) for name in ("val.csv", "a.png", "b.png")]
+    assert list(open_annotated(str(tmp_path / "val.csv"), [BYTES], 1).files) == listed

@@ -56,6 +56,7 @@ def metric_named(text: str) -> Metric:
         if ranked := re.fullmatch(r"top(\d+)", name):
             name, arguments = "topk", {"k": int(ranked[1]), **arguments}
         metric = _built_in(text, name, arguments)
+    metric = replace(metric, words=text)
     return metric if decode is None else _decoded(metric, str(decode))
 
 
