@@ -95,6 +95,7 @@ def compile(
     float: Names = (),
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
+    io: str | Mapping[str, str] = "",
     max_drop: Decimal | str | None = None,
     drop_type: str = "absolute",
     metric: Any = "top1",
@@ -142,6 +143,7 @@ def compile(
         scopes=Scopes(_names(float), _names(float_op), tuple(float_between)),
         preprocess=_preprocessing(preprocess),
         annotations=Annotations(labels, None if images is None else os.fspath(images)),
+        io=_io(io),
         **effort(preset),
     )
     trace = Trace(progress=progress) if progress else Trace()
@@ -294,6 +296,15 @@ def _read(model: Path_ | Compiled) -> tuple[str, Model]:
 
 def _preprocessing(words: str | Mapping[str, Any] | None) -> Preprocessing:
     return recipe_of("preprocess", dict(words)) if isinstance(words, Mapping) else read_preprocessing(words)
+
+
+def _io(words: str | Mapping[str, str]) -> dict[str, str]:
+    """What inputs and outputs hold, by name; "" stands for all others."""
+    kinds = dict(words) if isinstance(words, Mapping) else {"": words} if words else {}
+    for kind in kinds.values():
+        if kind not in ("u8", "i8", "float"):
+            raise ValueError(f"io is {kind!r}, wanted u8, i8 or float")
+    return kinds
 
 
 def _data(data: Any) -> Any:
