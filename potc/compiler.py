@@ -17,6 +17,8 @@ from potc.data.source import Annotations, open_samples
 from potc.evaluate.borders import same_behind_borders
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
+from potc.execute.session import use_libraries
+from potc.graph.ask import ask_types
 from potc.graph.bodies import Body, bodies_of, with_bodies
 from potc.graph.model import Model
 from potc.graph.names import all_graphs
@@ -49,7 +51,8 @@ class Job:
 
     ``seed``: draws the samples, which are spread evenly without it; ``ranges``: a file of saved ranges, which replaces
     calibration; ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the
-    compiled model is compared with the float model; ``io``: which inputs and outputs hold codes, see ``with_integer_borders``.
+    compiled model is compared with the float model; ``io``: which inputs and outputs hold codes, see ``with_integer_borders``;
+    ``libraries``: of operators of its own, which onnxruntime loads and runs.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Job:
     preprocess: Preprocessing = field(default_factory=Preprocessing)
     annotations: Annotations = field(default_factory=Annotations)
     io: Mapping[str, str] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ class Compilation:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All files that were read: the model and its external data, rule files with their Python files, samples, ranges."""
+        """All files that were read: the model and its external data, rule files with their Python files, samples, ranges,
+        libraries."""
         return _files(self.job, self.model, self.program, self.samples)
 
 
@@ -120,7 +125,7 @@ def read_inputs(job: Job) -> tuple[str, ...]:
 
 def _files(job: Job, model: Model, program: Program, samples: Dataset) -> tuple[str, ...]:
     ranges = () if job.ranges is None else (job.ranges,)
-    return tuple(dict.fromkeys((*model.files, *program.sources, *samples.files, *ranges)))
+    return tuple(dict.fromkeys((*model.files, *program.sources, *samples.files, *ranges, *job.libraries)))
 
 
 def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
@@ -152,6 +157,7 @@ class Matched:
 
 def match_model(job: Job, trace: Trace) -> Matched:
     """Reads everything, and decides which rules cover which nodes. Raises Rejected."""
+    use_libraries(job.libraries)
     trace.stage("rules")
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
@@ -269,7 +275,7 @@ def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
 
 def prepare_graphs(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
     """The same for a model of a fitting opset: its main graph first, so that bodies know what surrounds them."""
-    model = drop_dead(fold_constants(infer_shapes(model)))
+    model = drop_dead(fold_constants(ask_types(infer_shapes(model))))
     model, changes = apply_rewrites(model, program)
     inner = [(body, *prepare_graphs(body.model, program)) for body in bodies_of(model) if isinstance(body, Body)]
     changes = (*changes, *(change for _, _, more in inner for change in more))

@@ -75,6 +75,9 @@ class Outputs:
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
 @click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
+@click.option(
+    "--ort-library", "libraries", metavar="FILE", multiple=True, help="A library of operators for onnxruntime to run."
+)
 @click.option("--data", metavar="DATA", help=DATA)
 @annotation_options
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
@@ -169,7 +172,15 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         raise click.UsageError("--null is for --print-inputs")
     if words["print_inputs"]:
         return _print_inputs(_job(rules, words), configured, "\0" if words["null"] else "\n", terminal)
-    inputs = (words["model"], words["data"], words["ranges"], rules, *words["externs"], *configured)
+    inputs = (
+        words["model"],
+        words["data"],
+        words["ranges"],
+        rules,
+        *words["externs"],
+        *words["libraries"],
+        *configured,
+    )
     outputs.check(tuple(f for f in inputs if f))
     return _compile(_job(rules, words), words, outputs, terminal, configured)
 
@@ -229,12 +240,21 @@ def _job(rules: str, words: Mapping[str, Any]) -> Job:
         seed=words["seed"],
         ranges=words["ranges"],
         externs=words["externs"],
+        libraries=_libraries(words["libraries"]),
         scopes=Scopes(words["names"], words["operators"], words["between"]),
         preprocess=read_preprocessing(words["preprocess"]),
         annotations=Annotations(words["labels"], words["images"]),
         io=dict(_io(w) for w in words["io"]),
         **effort(words["preset"]),
     )
+
+
+def _libraries(files: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises Rejected for one that is not there: onnxruntime would blame the model."""
+    for file in files:
+        if not Path(file).is_file():
+            raise reject("missing-file", f"there is no file {file}", exit_code=2)
+    return files
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:

@@ -19,7 +19,14 @@ from potc.diagnostics.diagnostic import Rejected, reject
 
 # What one run writes is for its command line to say.
 NOT_CONFIGURED = frozenset({"help", "isolated", "print-inputs", "null", "output", "update"})
-READ = ("rules", "data", "ranges", "extern", "corpus")  # options that name files: relative to the configuration
+READ = (
+    "rules",
+    "data",
+    "ranges",
+    "extern",
+    "ort-library",
+    "corpus",
+)  # options that name files: relative to the configuration
 
 
 def with_isolated(command: click.Command) -> click.Command:

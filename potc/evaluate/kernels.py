@@ -11,13 +11,12 @@ import onnx
 from onnx import helper
 
 from potc.execute.session import InferenceSession, SessionError, open_session
+from potc.graph.ask import ELEMENTS
 from potc.graph.bodies import Body, bodies_of
 from potc.graph.model import Model
 from potc.graph.names import all_nodes, settle_names
 from potc.quantize.plan import Plan
 
-# onnxruntime's words for element types are those of ONNX in small letters.
-ELEMENTS = {f"tensor({word.lower()})": kind for word, kind in onnx.TensorProto.DataType.items()}
 CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (4, 8, 16))
 
 

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
+from potc.execute.session import use_libraries, used_libraries
 from potc.execute.tasks import Task, checked, isolated, run_task
 
 AHEAD = 2  # tasks for each worker that are handed out: one under way, one waiting
@@ -55,12 +56,12 @@ class Processes:
                     yield number, isolated(task, self._alone, BrokenProcessPool)
 
     def _alone(self, task: Task) -> Any:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, **_like_here()) as pool:
             return checked(pool.submit(run_task, task).result())
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(self._workers, **_like_here())
         return self._pool
 
     def _discard(self) -> None:
@@ -71,3 +72,9 @@ class Processes:
     def close(self) -> None:
         """Ends the workers; what they still do is thrown away."""
         self._discard()
+
+
+def _like_here() -> dict[str, Any]:
+    """Fresh processes that know the operators that this one knows."""
+    context = multiprocessing.get_context("spawn")
+    return {"mp_context": context, "initializer": use_libraries, "initargs": (used_libraries(),)}

@@ -15,6 +15,20 @@ from onnxruntime import InferenceSession
 WORKERS = min(4, os.cpu_count() or 1)  # samples under way at once: each holds its own activations
 
 
+_libraries: tuple[str, ...] = ()  # of this process: whoever opens a session of a model needs them all alike
+
+
+def use_libraries(files: Sequence[str]) -> None:
+    """Every session of this process from now on knows the operators of these shared libraries, and only these. They are code
+    that runs: give what the user named, nothing that a model or a rule file says."""
+    global _libraries
+    _libraries = tuple(os.path.abspath(file) for file in files)
+
+
+def used_libraries() -> tuple[str, ...]:
+    return _libraries
+
+
 class SessionError(Exception):
     """onnxruntime does not take the model; the message is its own, first line only."""
 
@@ -42,6 +56,8 @@ def open_session(
     if optimized_path is not None:
         options.optimized_model_filepath = optimized_path
     try:
+        for library in _libraries:
+            options.register_custom_ops_library(library)
         return InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise SessionError(first_line(error)) from error

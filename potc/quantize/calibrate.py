@@ -252,7 +252,9 @@ def _open(serialized: bytes) -> InferenceSession:
     try:
         return open_session(serialized, optimize=True, threads=1)
     except SessionError as error:
-        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+        foreign = "is not a registered function/op" in str(error)
+        help_ = "give the library that holds this operator: --ort-library FILE" if foreign else None
+        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}", help=help_) from error
 
 
 def _next(results: Iterator[Results], index: int) -> Results:

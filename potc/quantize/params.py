@@ -71,12 +71,16 @@ def solve_params(
         activations.append(params)
         activation_reasons.append(reason)
     found: list[_Constant] = []
+    alike: dict[ConstantQuantizer, _Constant] = {}  # a network that is written out step by step reads one weight everywhere
     for constant in plan.constants:
         values = np.asarray(weights[constant.tensor])
         if constant.factors:
             found.append(_derived(constant, values, activations, found))
-        else:
-            found.append(_constant(constant, values, tuning.ranges))
+            continue
+        key = replace(constant, node="", port=0, origins=())
+        if key not in alike:
+            alike[key] = _constant(constant, values, tuning.ranges)
+        found.append(replace(alike[key], constant=constant))
     codes = [_codes(i, c, tuning.rounding.method, moments) for i, c in enumerate(found)]
     if tuning.bias.method != "none":
         for correction in plan.corrections:

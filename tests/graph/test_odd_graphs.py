@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from potc.compiler import Compilation, Job, compile_model
 from potc.diagnostics.codes import CODES
 from potc.diagnostics.diagnostic import Rejected
+from potc.execute.session import use_libraries
 from potc.graph.names import all_nodes
 from potc.graph.read import read_model
 
@@ -173,6 +176,60 @@ def test_weights_that_are_inputs_are_constants_only_where_nobody_can_feed_them(
     )
     done = compiled(model, tmp_path)
     assert done.share.weighted == int(constant)
+
+
+def test_layers_behind_operators_of_other_domains_run_in_integers(tmp_path: Path) -> None:
+    model = parsed("""g (float[2,16] x) => (float[2,16] y) {
+      t = MatMul (x, w)
+      g = com.microsoft.Gelu (t)
+      y = MatMul (g, w)
+    }""")
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.initializer.append(weight("w", 16, 16))
+    done = compiled(model, tmp_path)
+    assert (done.share.weighted_integer, done.share.weighted) == (2, 2)
+
+
+@pytest.fixture
+def no_libraries() -> Iterator[None]:
+    yield
+    use_libraries(())
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_operators_that_nobody_knows_want_a_library(tmp_path: Path) -> None:
+    model = parsed("g (float[2,16] x) => (float[2,16] y) { t = MatMul (x, w) y = mine.Odd (t) }")
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.initializer.append(weight("w", 16, 16))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(Rejected) as caught:
+        compile_model(Job(str(tmp_path / "model.onnx"), "cpu"))
+    assert caught.value.diagnostics[0].code == "unrunnable-model"
+    assert "--ort-library" in (caught.value.diagnostics[0].help or "")
+    (tmp_path / "library.so").write_text("no library")
+    with pytest.raises(Rejected) as caught:
+        compile_model(Job(str(tmp_path / "model.onnx"), "cpu", libraries=(str(tmp_path / "library.so"),)))
+    assert "library.so" in caught.value.diagnostics[0].message
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_each_session_registers_the_libraries_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registered: list[str] = []
+
+    def register(options: ort.SessionOptions, path: str) -> None:
+        registered.append(path)
+
+    monkeypatch.setattr(ort.SessionOptions, "register_custom_ops_library", register)
+    model = parsed("g (float[2,16] x) => (float[2,16] y) { y = MatMul (x, w) }")
+    model.graph.initializer.append(weight("w", 16, 16))
+    onnx.save(model, tmp_path / "model.onnx")
+    done = compile_model(Job(str(tmp_path / "model.onnx"), "cpu", libraries=("ops.so",)))
+    assert "ops.so" in done.inputs
+    assert len(registered) >= 3  # calibration, float and compiled model
+    assert set(registered) == {os.path.abspath("ops.so")}
+    registered.clear()
+    compile_model(Job(str(tmp_path / "model.onnx"), "cpu"))
+    assert not registered
 
 
 def test_hundreds_of_steps_written_out(tmp_path: Path) -> None:
