@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from potc.graph.bodies import Body, bodies_of, with_bodies
@@ -68,7 +68,8 @@ def _lower(
         if isinstance(body, Body) and any(n.name in covered for n in all_nodes(body.model.proto.graph))
     ]
     proto = with_bodies(model, changed).proto
-    return through_graphsurgeon(proto, _Editor(plan, params, names, outer).edit)
+    inputs = {i.name: i for i in proto.graph.input if i.name not in outer}
+    return through_graphsurgeon(proto, _Editor(plan, params, names, inputs).edit)
 
 
 def _other_float(tensor: gs.Tensor) -> Any:
@@ -85,11 +86,11 @@ def _constant(name: str, values: np.ndarray) -> gs.Constant:
 class _Editor:
     """Edits one graph: of the plan, it takes what belongs to the graph's own nodes and tensors."""
 
-    def __init__(self, plan: Plan, params: Params, names: set[str], outer: frozenset[str]) -> None:
+    def __init__(self, plan: Plan, params: Params, names: set[str], inputs: Mapping[str, ValueInfoProto]) -> None:
         self._plan = plan
         self._params = params
         self._names = names
-        self._outer = outer
+        self._inputs = inputs  # of the graph itself; those with a stored value are constants to graphsurgeon
         self._renamed: dict[str, str] = {}  # what nested graphs read instead of a tensor
         self._stored: dict[tuple[str, bytes], gs.Variable] = {}
 
@@ -97,22 +98,32 @@ class _Editor:
         """Edits in place. Returns what nested graphs must read instead of a tensor."""
         tensors: dict[str, gs.Tensor] = graph.tensors()
         nodes: dict[str, gs.Node] = {node.name: node for node in graph.nodes}
-        inputs = {t.name for t in graph.inputs}
         for index, constant in enumerate(self._plan.constants):
             if constant.node in nodes:
                 self._store(graph, nodes[constant.node], constant, index)
         for insertion in self._plan.insertions:
             readers = insertion.consumers
-            own = insertion.tensor in tensors.keys() - self._outer if readers is None else readers[0][0] in nodes
+            if readers is None:
+                own = insertion.tensor in self._inputs or bool(
+                    insertion.tensor in tensors and tensors[insertion.tensor].inputs
+                )
+            else:
+                own = readers[0][0] in nodes
             if not own:
                 continue
-            tensor = tensors[insertion.tensor]
+            tensor = tensors.get(insertion.tensor) or self._read_inside(graph, insertion.tensor)
             params = self._params.activations[insertion.quantizer]
-            if insertion.consumers is None and insertion.tensor not in inputs:
+            if insertion.consumers is None and insertion.tensor not in self._inputs:
                 self._replace(graph, tensor, params)
             else:
                 self._beside(graph, nodes, tensor, insertion, params)
         return self._renamed
+
+    def _read_inside(self, graph: gs.Graph, name: str) -> gs.Tensor:
+        """An input that only nested graphs read, which graphsurgeon does not count among the tensors of this one."""
+        known = next((t for t in graph.inputs if t.name == name), None)
+        kind = self._inputs[name].type.tensor_type.elem_type
+        return known or gs.Variable(name, helper.tensor_dtype_to_np_dtype(kind), None)
 
     def _fresh(self, name: str) -> str:
         return fresh(name, self._names)
