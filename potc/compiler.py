@@ -183,13 +183,12 @@ def planned(job: Job, program: Program, model: Model, prepared: Model, changes: 
 def equalized(matched: Matched, tuning: Tuning, trace: Trace) -> Matched:
     """The same with a float model whose channels are scaled for what the plan stores, if ``tuning`` asks for that; results stay
     the same up to rounding. Plans again, since rules see new constants. Raises Rejected where a sample can't be run."""
-    method, preset = tuning.equalize.method, tuning.ranges.preset
-    if method == "none":
+    if tuning.equalize.method == "none":
         return matched
     trace.stage("equalize")
     program, plan, samples = matched.program, matched.plan, matched.samples
     signatures = program.members[0].signatures
-    found = equalize(matched.prepared, signatures, plan, samples, method, preset, trace.progress)
+    found = equalize(matched.prepared, signatures, plan, samples, tuning.equalize, tuning.ranges.preset, trace.progress)
     if found.model is matched.prepared:
         return replace(matched, equalization=found)
     parts = planned(matched.job, program, matched.model, found.model, matched.changes)

@@ -12,6 +12,7 @@ import click
 
 from potc.cli.data_options import DATA, annotation_options
 from potc.cli.depfile import depfile
+from potc.cli.failed import failed_verification
 from potc.cli.options import color_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from potc.report import Report
 
 STANDARD_OUTPUT = "-"
-BUG = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,13 @@ class Outputs:
     default="none",
     show_default=True,
     help="How channels are scaled in the float model before.",
+)
+@click.option(
+    "--equalize-limits",
+    type=click.Choice(["keep", "spread"]),
+    default="keep",
+    show_default=True,
+    help="Whether channels behind an upper limit are scaled too, each with its own limit.",
 )
 @click.option(
     "--rounding",
@@ -262,7 +269,7 @@ def _tuning(words: Mapping[str, Any]) -> Tuning:
 
     return Tuning(
         ranges=range_settings(words),
-        equalize=EqualizeSettings(words["equalize"]),
+        equalize=EqualizeSettings(words["equalize"], words["equalize_limits"]),
         rounding=RoundingSettings(words["rounding"]),
         bias=BiasSettings(bias_of(words)),
     )
@@ -308,7 +315,7 @@ def _compile(
     # How far outputs may be from the float model's is said by the target, where there is one.
     failed = [c.name for c in compilation.verification.failed]
     if failed and not (searched is not None and failed == ["alive"]):
-        return _failed_verification(compilation, terminal)
+        return failed_verification(compilation, terminal)
     inputs = tuple(dict.fromkeys((*compilation.inputs, *configured, *(searched.inputs if searched else ()))))
     outputs.check(inputs)
     told = report(compilation, accounted, choice)
@@ -334,42 +341,6 @@ def _compiled(job: Job, trace: Trace) -> tuple[Compilation, Choice | None]:
     from potc.compiler import compile_model
 
     return compile_model(job, trace), None
-
-
-def _failed_verification(compilation: Compilation, terminal: Terminal) -> int:
-    """A model that potc itself finds wrong is never written. That is a bug, unless its samples or settings explain it."""
-    if [c.name for c in compilation.verification.failed] == ["alive"]:
-        _explain_dead_output(compilation)
-    terminal.complain("internal error: the compiled model failed its verification; nothing was written")
-    for check in compilation.verification.failed:
-        terminal.complain(f"  {check.name}: {check.detail}")
-    terminal.complain(
-        "  this is a bug in potc; report it together with the rule file and the kinds of nodes in the model"
-    )
-    return BUG
-
-
-def _explain_dead_output(compilation: Compilation) -> None:
-    """Raises Rejected where the ranges leave nothing of the values, and that is not potc's choice."""
-    from potc.quantize.doubts import faint_tensors, lone_samples
-    from potc.quantize.tuning import RangeSettings
-
-    settings, ranges = compilation.job.tuning.ranges, compilation.ranges
-    faint = faint_tensors(compilation.plan, ranges, compilation.params)
-    if faint:
-        message = f"`{faint[0]}` stays so close to 0 that no scale can tell its values apart, and the outputs need them"
-        help_ = "scale the model, or keep what makes the tensor in float: --float"
-        raise reject("range-too-small", message, node=faint[0], help=help_)
-    message = f"the compiled model answers nothing like the float model ({compilation.verification.failed[0].detail})"
-    if settings != RangeSettings(settings.preset):
-        raise reject("dead-output", message, help="the chosen ranges cut off too much: try --range-estimator max")
-    for reason in lone_samples(ranges.by_tensor):
-        raise reject("dead-output", message, help=reason)
-    if compilation.samples.generated:
-        help_ = (
-            "noise drives some models (a recurrence that grows, say) where no real sample does: give samples, --data"
-        )
-        raise reject("dead-output", f"{message}; its samples were generated", help=help_)
 
 
 def _write(

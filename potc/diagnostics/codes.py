@@ -268,8 +268,9 @@ _QUANTIZE = {
         "Scale the model so that its tensors are near 1, or keep the tensor's nodes in float.",
     ),
     "dead-output": (
-        "With the ranges that were chosen, the outputs of the compiled model have nothing to do with the float model's.",
-        "Choose ranges that cut off less, or calibrate with samples like those that are verified.",
+        "With the ranges that were chosen, or the device's formats, the outputs of the compiled model have nothing to do with the "
+        "float model's.",
+        "Choose ranges that cut off less, try --equalize, or keep the layer that is named in float.",
     ),
     "ranges-do-not-fit": (
         "Saved ranges were measured on another model, or lack what this compile needs.",

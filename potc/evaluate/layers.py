@@ -106,6 +106,12 @@ def _stored(source: Source, plan: Plan, params: Params, ranges: Ranges) -> Itera
         yield StoredRange(point.tensor, spell(solved.qtype), _both(found) if found else None, _both(reach(solved)))
 
 
+def together_db(rows: Iterable[Layer]) -> float:
+    """SQNR of the outputs if the noise of each row alone (``output_db``) adds up in power; infinite without noise."""
+    noise = sum(10 ** (-row.output_db / 10) for row in rows if row.output_db is not None)
+    return -10 * math.log10(noise) if noise else math.inf
+
+
 def reach(params: QuantParams) -> tuple[float, float]:
     """The smallest and largest number that has a code, over all channels."""
     scale, zero_point = params.scale.astype(np.float64), params.zero_point.astype(np.float64)

@@ -12,6 +12,7 @@ STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
 AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator")
 OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast")
+LIMITS = ("keep", "spread")
 ROUNDINGS = ("nearest", "leveled", "gptq")
 EQUALIZATIONS = ("none", "align", "cross-layer", "smooth", "best")
 
@@ -107,14 +108,18 @@ class RangeSettings:
 class EqualizeSettings:
     """Changes of the float model that leave its results as they were and make it easier to quantize; none by default.
 
-    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place.
+    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place. ``limits``: channels
+    behind an upper limit "keep" their scale, or it is "spread": each channel gets its own, by a node behind.
     """
 
     method: str = "none"
+    limits: str = "keep"
 
     def __post_init__(self) -> None:
         if self.method not in EQUALIZATIONS:
             raise ValueError(f"no equalization is called {self.method!r}: {', '.join(EQUALIZATIONS)}")
+        if self.limits not in LIMITS:
+            raise ValueError(f"limits can't be {self.limits!r}: {', '.join(LIMITS)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,10 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A tensor whose values are cut off at ``bound``, from above where it is the ``highest``."""
+    """What input ``port`` of a node says: values are cut off at ``bound``, from above where it is the ``highest``."""
 
-    tensor: int
+    node: int
+    port: int
     index: Index
     highest: bool
     bound: float
@@ -130,7 +131,7 @@ class Found:
             len(numbers),
             {t: table[m] for t, m in sorted(self.maps.items())},
             tuple(touches),
-            tuple(Limit(e.tensor, table[e.index], e.highest, e.bound) for _, e in sorted(self.limits.items())),
+            tuple(Limit(*at, table[e.index], e.highest, e.bound) for at, e in sorted(self.limits.items())),
             fixed,
         )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from potc.graph.model import Model
+from potc.graph.prepare import infer_shapes
 from potc.graph.snapshot import Snapshot, outer_reads
-from potc.quantize.equalize.channels import Touch
+from potc.language.program import Signature
+from potc.quantize.equalize.channels import Limit, Touch
 
 
 def fold(model: Model, snapshot: Snapshot, touches: Sequence[Touch], scale: np.ndarray) -> Model | None:
@@ -36,6 +38,57 @@ def fold(model: Model, snapshot: Snapshot, touches: Sequence[Touch], scale: np.n
         return None
     constants.store()
     return model.with_proto(proto)
+
+
+def operator_of(signatures: Mapping[str, Signature], role: str) -> str | None:
+    """The elementwise operator whose result std.rules calls so."""
+    return next((n for n, s in signatures.items() if s.elementwise and s.outputs and s.outputs[0].role == role), None)
+
+
+def spread(model: Model, snapshot: Snapshot, limits: Sequence[Limit], scale: np.ndarray, least: str) -> Model:
+    """Gives each channel its own upper limit where scales differ: the node's becomes the largest, and a node of the operator
+    ``least`` behind it cuts off the channels at theirs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    bounds = {snapshot.names[e.node]: (e.port, e.bound / scale[e.index]) for e in limits if (scale[e.index] != 1).any()}
+    taken = {n for node in graph.node for n in (node.name, *node.input, *node.output, *outer_reads(node))}
+    taken |= {t.name for t in graph.initializer} | {i.name for i in graph.input}
+
+    def fresh(name: str) -> str:
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        return unique
+
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.name not in bounds:
+            continue
+        port, bound = bounds[node.name]
+        values = bound.astype(np.float32)
+        whole, each, inner = (fresh(f"{node.output[0]}/{word}") for word in ("limit", "limits", "limited"))
+        graph.initializer.append(numpy_helper.from_array(values.max(), whole))
+        node.input[port] = whole
+        if values.min() < values.max():
+            graph.initializer.append(numpy_helper.from_array(values, each))
+            added = helper.make_node(least, [inner, each], [node.output[0]], name=fresh(f"{node.name}/limits"))
+            node.output[0] = inner
+            nodes.append(added)
+    kept = [copied(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return infer_shapes(model.with_proto(proto))
+
+
+def copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node of its own, that lives on when its graph is emptied."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 class _Constants:

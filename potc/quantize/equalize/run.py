@@ -1,7 +1,7 @@
 """The pass: find channels, look at what they hold, choose scales, make new constants, and see that nothing changed.
 
-Channels behind a limit (of a clipping activation) keep their scale: a limit is one number for all channels, and scaled values
-would meet it elsewhere.
+Channels behind a limit (of a clipping activation) keep their scale, since a limit is one number for all channels, and scaled
+values would meet it elsewhere; or each gets a limit of its own, by a node that is added (``spread``).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.program import Signature
 from potc.quantize.equalize.channels import Channels
 from potc.quantize.equalize.contents import observe_contents
-from potc.quantize.equalize.fold import fold
+from potc.quantize.equalize.fold import fold, operator_of, spread
 from potc.quantize.equalize.layers import Group, Network, build_network, wanted_contents
 from potc.quantize.equalize.noise import expected
 from potc.quantize.equalize.scales import find_scales
 from potc.quantize.equalize.walk import find_channels
 from potc.quantize.plan import Plan
+from potc.quantize.tuning import EqualizeSettings
 
 TOLERANCE = 1e-4  # of a norm: rounding of constants gives about 1e-6
 COMPARED = 8  # samples
@@ -53,9 +54,9 @@ class Equalized:
 
 @dataclass(frozen=True, slots=True)
 class Equalization:
-    """``model``: with the same nodes and results, and constants that are easier to store; the given one where ``groups`` is
-    empty. ``difference``: of its results, the largest norm of a float output's change as a share of the output's norm.
-    ``refused``: why nothing was changed although scales were found; "" otherwise."""
+    """``model``: with the same results, the same nodes (and more where limits were spread), and constants that are easier to
+    store; the given one where ``groups`` is empty. ``difference``: of its results, the largest norm of a float output's change as
+    a share of the output's norm. ``refused``: why nothing was changed although scales were found; "" otherwise."""
 
     model: Model
     groups: tuple[Equalized, ...] = ()
@@ -68,21 +69,21 @@ def equalize(
     signatures: Mapping[str, Signature],
     plan: Plan,
     samples: Dataset,
-    method: str,
+    equalize_by: EqualizeSettings,
     preset: str,
     progress: Callable[[int, int], None],
 ) -> Equalization:
-    """Equalizes a prepared model for what ``plan`` says will be stored. ``method``: of ``scales.METHODS``; ``preset``: which of
-    the allowed types are taken. Runs each sample once, and a few of them twice more. Raises Rejected if onnxruntime can't.
-    """
-    snapshot, channels = _channels(model, signatures, samples)
+    """Equalizes a prepared model for what ``plan`` says will be stored. ``preset``: which of the allowed types are taken. Runs
+    each sample once, and a few of them twice more. Raises Rejected if onnxruntime can't."""
+    least = operator_of(signatures, "least") if equalize_by.limits == "spread" else None
+    snapshot, channels = _channels(model, signatures, samples, least is not None)
     if snapshot is None or channels is None:
         return Equalization(model)
     kept = wanted_contents(snapshot, signatures, channels)
     named = {snapshot.tensors[t]: (len(snapshot.shapes[t] or ()), axes) for t, axes in kept.items()}
     contents = observe_contents(model, named, samples, progress)
     network = build_network(snapshot, signatures, channels, contents, plan, preset)
-    scale = find_scales(network, method)
+    scale = find_scales(network, equalize_by.method)
     told = tuple(
         _told(network, group, scale, snapshot) for group in network.groups if (scale[group.channels] != 1).any()
     )
@@ -91,6 +92,8 @@ def equalize(
     new = fold(model, snapshot, channels.touches, scale)
     if new is None:
         return Equalization(model, refused="a scaled constant is not finite")
+    if least is not None:
+        new = spread(new, snapshot, channels.limits, scale, least)
     difference = compare(model, new, samples)
     if not difference <= TOLERANCE:
         refused = f"results would change by {difference:.2g} of their norm, more than rounding explains"
@@ -131,7 +134,7 @@ def _stacked(results: list[list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def _channels(
-    model: Model, signatures: Mapping[str, Signature], samples: Dataset
+    model: Model, signatures: Mapping[str, Signature], samples: Dataset, limits: bool
 ) -> tuple[Snapshot | None, Channels | None]:
     """Found in the model with the shapes of the first sample, and again with those that may change made larger."""
     feed = next(iter(samples.feeds()), None)
@@ -144,7 +147,7 @@ def _channels(
         other = take_snapshot(_shaped(model, larger).proto)
         if _look(first, found) != _look(other, find_channels(other, signatures)):
             return None, None
-    return first, _held(first, found, {t.name for t in model.proto.graph.initializer})
+    return first, _held(first, found, {t.name for t in model.proto.graph.initializer}, limits)
 
 
 def _shaped(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -184,11 +187,12 @@ def _look(snapshot: Snapshot, channels: Channels) -> list[tuple[str, int, int, l
     return look
 
 
-def _held(snapshot: Snapshot, channels: Channels, stored: set[str]) -> Channels:
-    """With channels fixed that meet a limit, or a constant that only fixed shapes made one."""
+def _held(snapshot: Snapshot, channels: Channels, stored: set[str], limits: bool) -> Channels:
+    """With channels fixed that meet a limit that can't be spread, or a constant that only fixed shapes made one."""
     fixed = channels.fixed.copy()
     for limit in channels.limits:
-        fixed[limit.index] = True
+        if not (limits and limit.highest):
+            fixed[limit.index] = True
     for touch in channels.touches:
         if snapshot.tensors[touch.tensor] not in stored:
             fixed[touch.index] = True

@@ -218,8 +218,7 @@ class _Walk:
         elif not self._unscaled(tensor):
             value = self.snapshot.value(tensor)
             if role in LIMITS and value.size == 1 and len(acts) == 1:
-                source = self._tensor(node, acts[0])
-                limit = Limit(source, self.found.maps[source], role == LIMITS[1], float(value.reshape(())))
+                limit = Limit(node, port, index, role == LIMITS[1], float(value.reshape(())))
                 self.found.limits[node, port] = limit
             else:
                 self.found.pin(index)
