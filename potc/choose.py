@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from potc.compiler import Compilation, Job, Matched, Trace, finish, match_model, observe, quantize, saturates
+from potc.compiler import Compilation, Job, Matched, Trace, equalized, finish, match_model, observe, quantize, saturates
 from potc.data.part import Part
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.evaluate.judge import Judge, Score
@@ -67,7 +67,7 @@ def choose(job: Job, trace: Trace | None = None) -> tuple[Compilation, Choice]:
     Raises Rejected as ``compile_model`` does, and for fewer than two samples: none could be held back.
     """
     trace = trace or Trace()
-    matched = match_model(job, trace)
+    matched = equalized(match_model(job, trace), job.tuning, trace)
     bench = _Bench(matched, trace)
     trace.stage(f"setting 1 of at most {TRIES}: as given")
     tries = [bench.attempt((), job.tuning, may_fail=False)]
