@@ -91,7 +91,9 @@ def compile(
     ranges: Path_ | None = None,
     bias_correction: str | None = None,
     rounding: str | None = None,
-    equalize: str | None = None,
+    equalize: str = "none",
+    equalize_limits: str = "keep",
+    ort_library: Names = (),
     float: Names = (),
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
@@ -132,7 +134,7 @@ def compile(
         settings={name: _word(value) for name, value in (set or {}).items()},
         tuning=Tuning(
             ranges=RangeSettings(types_of(preset), range_estimator, weight_range_estimator, *borders),
-            equalize=EqualizeSettings() if equalize is None else EqualizeSettings(equalize),
+            equalize=EqualizeSettings(equalize, equalize_limits),
             rounding=RoundingSettings() if rounding is None else RoundingSettings(rounding),
             bias=BiasSettings(bias),
         ),
@@ -144,6 +146,7 @@ def compile(
         preprocess=_preprocessing(preprocess),
         annotations=Annotations(labels, None if images is None else os.fspath(images)),
         io=_io(io),
+        libraries=_names(ort_library),
         **effort(preset),
     )
     trace = Trace(progress=progress) if progress else Trace()
