@@ -29,6 +29,7 @@ from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
+from potc.quantize.biases import with_biases
 from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.equalize.run import Equalization, equalize
@@ -212,13 +213,14 @@ def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) ->
 
 
 def observed_plan(plan: Plan, tuning: Tuning) -> Plan:
-    """The plan, without what calibration need not watch: the means of channels, where no bias is corrected."""
-    return plan if tuning.bias.method != "none" else replace(plan, corrections=())
+    """The plan, without what calibration need not watch: the means of channels, where no bias is corrected; else with those of
+    layers that could have a bias."""
+    return plan.filled() if tuning.bias.method != "none" else replace(plan, corrections=())
 
 
 def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> tuple[Params, bytes]:
     """All numbers, and the model that holds them."""
-    matched = matched.after(ranges)
+    matched = _filled(matched.after(ranges), tuning)
     trace.stage("solve")
     prepared, plan = matched.prepared, matched.plan
     moments = None
@@ -230,9 +232,17 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     return params, serialize(record_provenance(lowered, matched.program, matched.plan, matched.changes))
 
 
+def _filled(matched: Matched, tuning: Tuning) -> Matched:
+    """With biases for layers that have none, where they are corrected."""
+    if tuning.bias.method == "none":
+        return matched
+    prepared, plan = with_biases(matched.prepared, matched.plan)
+    return replace(matched, prepared=prepared, plan=plan)
+
+
 def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Compilation:
     """Quantizes, and looks at the result as onnxruntime does."""
-    matched = matched.after(ranges)
+    matched = _filled(matched.after(ranges), tuning)
     params, compiled = quantize(matched, ranges, tuning, trace)
     job, program, model, plan = matched.job, matched.program, matched.model, matched.plan
     trace.stage("verify")

@@ -347,6 +347,9 @@ class Signature:
     How scales pass through, for positive numbers: ``homogeneous``: the number that all ``act`` inputs (and limits, fill
     values) are multiplied by multiplies the result. ``multiplicative``: the number that any one ``act`` input is multiplied
     by does. ``elementwise``: each element of the result is made of the elements in its place.
+
+    How a weight meets positions: ``sliding``: ``strides``, ``dilations``, ``pads`` and ``auto_pad`` lay its axes without a name on
+    those of the ``act``, in order. ``spreading``: the same the other way round, inputs being spread over results.
     """
 
     op: str
@@ -359,6 +362,8 @@ class Signature:
     homogeneous: bool = False
     multiplicative: bool = False
     elementwise: bool = False
+    sliding: bool = False
+    spreading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

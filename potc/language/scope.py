@@ -145,6 +145,8 @@ def _signature(scope: Scope, item: syntax.OpSignature) -> Signature:
         homogeneous="homogeneous" in item.flags,
         multiplicative="multiplicative" in item.flags,
         elementwise="elementwise" in item.flags,
+        sliding="sliding" in item.flags,
+        spreading="spreading" in item.flags,
         span=item.span,
         where=None if item.where is None else _relations(scope, item, item.where),
         ports=(tuple(p.name for p in item.inputs), tuple(p.name for p in item.outputs)),

@@ -28,6 +28,7 @@ from potc.quantize.observe import (
     FLOATS,
     REDUCTIONS,
     ChannelMean,
+    averaged_by,
     expose,
     instrument,
     mean_outputs,
@@ -40,6 +41,7 @@ from potc.quantize.ranges import Ranges, fingerprint, merge_ranges
 from potc.quantize.seen import Seen, merge_seen, see
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
+from potc.quantize.windows import tap_means
 
 Results = Sequence[Any]  # of one sample, in the order of the outputs that were asked for
 
@@ -74,7 +76,7 @@ def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
     histogram = Histogram.empty()
     return Ranges(
         {t: Statistic(rows=rows[t], histogram=histogram if t in needs.histograms else None) for t in plan.observed},
-        means={c.tensor: ChannelMean() for c in plan.corrections},
+        means={c.seen: ChannelMean() for c in plan.corrections},
         by_channel={key: Statistic(rows=dict.fromkeys(names, none)) for key, names in needs.channels.items()},
         model=fingerprint(model),
     )
@@ -92,21 +94,25 @@ class _Observer:
         if body is not None:  # what belongs to another graph is observed there
             own.difference_update(body.captured, body.constants)
         self._tensors = tuple(t for t in plan.observed if t in own)
-        self._channels = {c.tensor: (c.tensor, c.rank, c.channel) for c in plan.corrections if c.tensor in own}
-        self._fetched = tuple(t for t in needs.fetched if t in own)
+        averaged = {c.seen: c for c in plan.corrections if c.tensor in own}
+        self._channels = {k: averaged_by(c) for k, c in averaged.items() if c.window is None or c.lengths is not None}
+        # Where lengths change from sample to sample, matrices do too: the values themselves are fetched.
+        self._windows = {key: c for key, c in averaged.items() if key not in self._channels}
+        windowed = {c.tensor for c in self._windows.values()}
+        self._fetched = tuple(sorted({*windowed, *(t for t in needs.fetched if t in own)}))
         self._quantiles = needs.quantiles
         self._ends = [o.name for o in model.proto.graph.output if body is not None or _is_float(o)]
         self._scalars = list(reductions(model.proto, self._tensors))
-        averaged = list(mean_outputs(model.proto, len(self._channels)))
+        means = list(mean_outputs(model.proto, len(self._channels)))
         values = list(value_outputs(model.proto, len(self._fetched)))
         self._inner = InnerRuns(model, plan)
         self._bodies = {b.key: _Observer(b.model, plan, needs, b) for b in self._inner.bodies}
-        self._outputs = [*self._scalars, *averaged, *values, *self._ends, *self._inner.reads]
+        self._outputs = [*self._scalars, *means, *values, *self._ends, *self._inner.reads]
         self._runs = 0
         channels = list(self._channels.values())
         self._session = _open(instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads))
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
-        self._means = {t: ChannelMean() for t in self._channels}
+        self._means = {key: ChannelMean() for key in averaged}
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
         self._by_channel: dict[tuple[str, int], _Channels] = {
             k: _Channels(r) for k, r in needs.channels.items() if k[0] in own
@@ -133,10 +139,8 @@ class _Observer:
         self._runs += 1
         self._extremes.append(self._checked(index, feed, results))
         rest = iter(results[len(self._scalars) :])
-        for tensor in self._channels:
-            means = next(rest)
-            if np.isfinite(means).all():  # no positions give NaN
-                self._means[tensor] = merge_means(self._means[tensor], ChannelMean.of_sample(means))
+        for key in self._channels:
+            self._average(key, np.asarray(next(rest)))
         for tensor in self._fetched:
             values = np.asarray(next(rest))
             if values.size:
@@ -157,7 +161,15 @@ class _Observer:
         first = len(self._outputs) - len(self._inner.reads) - len(self._ends)
         return results[first : first + len(self._ends)]
 
+    def _average(self, key: str, means: np.ndarray) -> None:
+        if np.isfinite(means).all():  # no positions give NaN
+            flat = means if means.ndim < 2 else means.reshape(len(means), -1)
+            self._means[key] = merge_means(self._means[key], ChannelMean.of_sample(flat))
+
     def _fetch(self, tensor: str, values: np.ndarray) -> None:
+        for key, correction in self._windows.items():
+            if correction.tensor == tensor and correction.window is not None:
+                self._average(key, tap_means(values, correction.window))
         for row in self._quantiles.get(tensor, ()):
             self._rows.setdefault((tensor, row), []).append(quantile_of(values, row))
         if tensor in self._histograms:

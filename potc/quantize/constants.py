@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -12,8 +12,10 @@ from potc.language.program import Accumulator, Alternatives, Choice, Granularity
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
 from potc.match.joint import Joint, Member
-from potc.match.match import Binding, Bound, is_true
-from potc.quantize.plan import ConstantQuantizer, Correction, Lanes, Origin
+from potc.match.match import Bound, is_true
+from potc.quantize.plan import ConstantQuantizer, Lanes, Origin
+
+LEFT_OUT = -1  # in place of a tensor: the model leaves the input out
 
 
 class Unmet(Exception):
@@ -26,7 +28,7 @@ class Unmet(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class Placed:
     """What is known while constants are placed. ``id_of``: quantizer id of each quantized activation; ``again``: of those
     readers that have one of their own."""
 
@@ -70,7 +72,7 @@ class _Template:
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
+class Offer:
     """What one part would make of a constant. ``none``: float will do as well."""
 
     made: ConstantQuantizer
@@ -78,42 +80,51 @@ class _Offer:
     none: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """``constants`` of all kernels, and for each kernel which input port reads which of them."""
+
+    placed: Placed
+    constants: tuple[ConstantQuantizer, ...]
+    kernels: tuple[tuple[Joint, Mapping[tuple[int, int], int]], ...]
+
+
 def constant_quantizers(
-    taken: Iterable[Joint],
+    joints: Iterable[Joint],
     snapshot: Snapshot,
     scopes: Mapping[int, Scope],
     id_of: Mapping[int, int],
     again: Mapping[tuple[int, int], int],
-) -> tuple[tuple[ConstantQuantizer, ...], tuple[Correction, ...]]:
+) -> Stored:
     """One per constant capture of every kernel; factors of derived scales come before what is derived from them.
 
     ``scopes``: by id of the part's program. Raises Unmet where a format or a factor is missing, or parts don't agree.
     """
-    placed = _Placed(snapshot, scopes, id_of, again)
+    placed = Placed(snapshot, scopes, id_of, again)
     found: list[ConstantQuantizer] = []
-    corrections: list[Correction] = []
-    for joint in taken:
-        index: dict[tuple[int, int], int] = {}  # input port of a constant -> its place in ``found``
+    taken: list[tuple[Joint, Mapping[tuple[int, int], int]]] = []
+    for joint in joints:
+        index: dict[tuple[int, int], int] = {}
         for derived in (False, True):
             for port, offers in _offers(joint, placed, derived, index, found).items():
-                made = _agreed(joint, offers)
+                made = agreed(joint, offers)
                 if made is not None:
                     index[port] = len(found)
                     found.append(made)
-        corrections.extend(_corrections(joint, placed, index, found))
-    return tuple(found), tuple(corrections)
+        taken.append((joint, index))
+    return Stored(placed, tuple(found), tuple(taken))
 
 
 def _offers(
     joint: Joint,
-    placed: _Placed,
+    placed: Placed,
     derived: bool,
     index: Mapping[tuple[int, int], int],
     found: list[ConstantQuantizer],
-) -> dict[tuple[int, int], list[_Offer | None]]:
+) -> dict[tuple[int, int], list[Offer | None]]:
     """What each part would make of each constant, by input port; None: float will do. A part that has a kernel and does
     not speak of a constant offers no format."""
-    offers: dict[tuple[int, int], list[_Offer | None]] = {}
+    offers: dict[tuple[int, int], list[Offer | None]] = {}
     kernels = [m for m in joint.members if m.candidate is not None]
     constants = placed.snapshot.initializers
     for count, member in enumerate(kernels):
@@ -124,7 +135,7 @@ def _offers(
                 continue
             for bound in (binding,) if isinstance(binding, Bound) else binding:
                 if bound.tensor in constants:
-                    made = _constant(joint, member, statement, bound, placed, index)
+                    made = offer(joint, member, statement, bound, placed, index)
                     mine = offers.setdefault((bound.node, bound.port), [])
                     mine.extend([None] * (count - len(mine)))
                     mine.append(made)
@@ -133,7 +144,7 @@ def _offers(
     return offers
 
 
-def _agreed(joint: Joint, offers: list[_Offer | None]) -> ConstantQuantizer | None:
+def agreed(joint: Joint, offers: list[Offer | None]) -> ConstantQuantizer | None:
     """The meet of what all parts make of one constant."""
     if len(offers) == 1:
         return None if offers[0] is None else offers[0].made
@@ -167,66 +178,21 @@ def _agreed(joint: Joint, offers: list[_Offer | None]) -> ConstantQuantizer | No
     )
 
 
-def _corrections(
-    joint: Joint, placed: _Placed, index: Mapping[tuple[int, int], int], found: list[ConstantQuantizer]
-) -> Iterator[Correction]:
-    """For a bias whose scale is derived from one weight and one activation, where std.rules names the axes of both."""
-    told: set[int] = set()
-    for member in joint.members:
-        if member.candidate is None:
-            continue
-        bindings = member.candidate.match.bindings
-        places = {
-            name: index[b.node, b.port]
-            for name, b in bindings.items()
-            if isinstance(b, Bound) and (b.node, b.port) in index
-        }
-        for statement in member.candidate.rule.quants:
-            bias = places.get(statement.target)
-            if bias is None or not found[bias].factors or bias in told:
-                continue
-            environment = MatchEnvironment(placed.snapshot, placed.scopes[id(member.program)], bindings, None)
-            derived = choose_branch(statement.choice, environment).derived
-            correction = _correction(derived, bias, places, bindings, placed, found)
-            if correction is not None:
-                told.add(bias)
-                yield correction
+def _free_name(snapshot: Snapshot, node: int) -> str:
+    name = f"{snapshot.names[node]}/bias"
+    while name in snapshot.tensor_ids:
+        name += "_"
+    return name
 
 
-def _correction(
-    derived: tuple[str, ...],
-    bias: int,
-    places: Mapping[str, int],
-    bindings: Mapping[str, Binding],
-    placed: _Placed,
-    found: list[ConstantQuantizer],
-) -> Correction | None:
-    snapshot = placed.snapshot
-    weights = [n for n in derived if n in places and found[places[n]].role == "weight"]
-    others = [bindings.get(n) for n in derived if n not in weights]
-    weight = bindings.get(weights[0]) if len(weights) == 1 else None
-    if len(others) != 1 or not isinstance(others[0], Bound) or not isinstance(weight, Bound):
-        return None
-    activation = others[0]
-    shape, weight_shape = snapshot.shapes[activation.tensor], snapshot.shapes[weight.tensor]
-    if shape is None or weight_shape is None:
-        return None
-    channel = placed.axis(activation, "channel", len(shape))
-    summed = placed.axis(weight, "in", len(weight_shape))
-    if channel is None or summed is None or len(shape) <= 1:
-        return None
-    name = snapshot.tensors[activation.tensor]
-    return Correction(bias, places[weights[0]], name, len(shape), channel, summed)
-
-
-def _constant(
+def offer(
     joint: Joint,
     member: Member,
     statement: QuantStatement,
     bound: Bound,
-    placed: _Placed,
+    placed: Placed,
     index: Mapping[tuple[int, int], int],
-) -> _Offer | None:
+) -> Offer | None:
     candidate, snapshot, scope = member.candidate, placed.snapshot, placed.scopes[id(member.program)]
     assert candidate is not None
     rule = candidate.rule
@@ -236,11 +202,11 @@ def _constant(
     allowed = branch.alternatives.types
     if not allowed:
         return None
-    name = snapshot.tensors[bound.tensor]
-    if not snapshot.is_float(bound.tensor):
+    name = _free_name(snapshot, bound.node) if bound.tensor == LEFT_OUT else snapshot.tensors[bound.tensor]
+    if bound.tensor != LEFT_OUT and not snapshot.is_float(bound.tensor):
         reason = f"`{name}` already holds {snapshot.dtypes[bound.tensor]}"
         raise Unmet(joint, Origin(rule.qualified, statement.span.place, reason))
-    rank = len(snapshot.shapes[bound.tensor] or ())
+    rank = 1 if bound.tensor == LEFT_OUT else len(snapshot.shapes[bound.tensor] or ())
     several = len(joint.members) > 1
     node = bound.node
     key = (id(branch), id(rule), snapshot.ops[node], snapshot.attribute_keys[node], bound.port, rank, several)
@@ -264,7 +230,7 @@ def _constant(
         lanes=template.lanes,
         origins=(origin,),
     )
-    return _Offer(made, template.order, branch.alternatives.none)
+    return Offer(made, template.order, branch.alternatives.none)
 
 
 def _template(
@@ -334,7 +300,7 @@ def _factors(
     candidate: Candidate,
     statement: QuantStatement,
     derived: tuple[str, ...],
-    placed: _Placed,
+    placed: Placed,
     index: Mapping[tuple[int, int], int],
 ) -> tuple[tuple[str, int], ...]:
     factors: list[tuple[str, int]] = []

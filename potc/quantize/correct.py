@@ -1,8 +1,9 @@
-"""Fast bias correction: what rounding the weights of a layer shifts its output by, on average.
+"""Bias correction: what rounding the weights of a layer shifts its output by, on average.
 
-The output's error is linear in the weights' error, so its mean over positions and samples needs only the mean of each input
-channel: E[sum_k (W - W') x_k] = sum_k (W - W') E[x_k] (Nagel et al., "Data-Free Quantization through Weight Equalization
-and Bias Correction", 2019, section 4.2; here with the measured means). Positions that padding fills count as the mean.
+The output is linear in the weights and in the input, so the mean of its error over positions and samples needs only the mean
+of what each tap of the kernel meets in each input channel: E[sum_k (W - W') x_k] = sum_k (W - W') E[x_k] (Nagel et al.,
+"Data-Free Quantization through Weight Equalization and Bias Correction", 2019, section 4.2; here with measured means, padding
+included: see ``windows.py``).
 """
 
 from __future__ import annotations
@@ -10,19 +11,28 @@ from __future__ import annotations
 import numpy as np
 
 
-def mean_shift(error: np.ndarray, out: int, summed: int, mean: np.ndarray) -> np.ndarray | None:
-    """Float64 [O]: the mean of the output that is lost per output channel.
+def mean_output(weights: np.ndarray, out: int, summed: int, mean: np.ndarray, channels: int) -> np.ndarray | None:
+    """Float64 [``channels``]: the mean of what a layer without a bias returns, by output channel.
 
-    ``error``: float weights minus dequantized ones, output channels along ``out``, input channels (of one group, where the
-    layer has groups) along ``summed``. ``mean``: [C], of all input channels. None if the shapes do not fit together.
+    ``weights``: output channels along ``out``, input channels along ``summed``; of a layer with groups one of both axes holds
+    those of one group only. ``mean``: [C] or [C, taps], of all input channels; taps are the other axes of the weights in order,
+    the last one fastest. None if the shapes do not fit together.
     """
-    rest = tuple(a for a in range(error.ndim) if a not in (out, summed))
-    matrix = error.sum(axis=rest, dtype=np.float64)
-    if out > summed:
-        matrix = matrix.T
-    channels, inputs = matrix.shape
-    groups = len(mean) // max(1, inputs)
-    if inputs * groups != len(mean) or groups == 0 or channels % groups:
+    if not weights.size or not mean.size:
         return None
-    by_group = mean.reshape(groups, 1, inputs)
-    return (matrix.reshape(groups, channels // groups, inputs) * by_group).sum(-1).reshape(channels)
+    taps = np.moveaxis(weights, (out, summed), (0, 1)).reshape(weights.shape[out], weights.shape[summed], -1)
+    seen = mean.reshape(len(mean), -1).astype(np.float64)
+    outputs, inputs, _ = taps.shape
+    groups = channels // outputs if inputs == len(seen) else len(seen) // inputs
+    if not groups or taps.shape[2] != seen.shape[1] or len(seen) % groups or channels % groups:
+        return None
+    if (outputs, inputs) == (channels, len(seen) // groups):
+        layout = "goik"
+        taps = taps.reshape(groups, channels // groups, inputs, -1)
+    elif (outputs, inputs) == (channels // groups, len(seen)):
+        layout = "ogik"
+        taps = taps.reshape(outputs, groups, inputs // groups, -1)
+    else:
+        return None
+    by_group = seen.reshape(groups, len(seen) // groups, -1)
+    return np.einsum(f"{layout},gik->go", taps.astype(np.float64), by_group, optimize=True).reshape(channels)

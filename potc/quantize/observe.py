@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from potc.graph.snapshot import outer_reads
+from potc.quantize.plan import Correction, Window
+from potc.quantize.windows import matrices
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
@@ -25,8 +27,9 @@ def reductions(proto: onnx.ModelProto, tensors: Sequence[str]) -> tuple[str, ...
 class ChannelMean:
     """The mean of each channel of one tensor, over all positions of all samples; merged exactly.
 
-    Each sample's means (float32, [C]) are split onto two fixed grids, 2**-20 and 2**-60, and added as 64-bit integers: what
-    a sample adds does not depend on the others. Magnitudes above 2**42 count as 2**42. Without samples the sums are None.
+    Each sample's means (float32, [C], or [C, taps] of what each tap of a kernel meets) are split onto two fixed grids, 2**-20
+    and 2**-60, and added as 64-bit integers, 16 bytes a mean: what a sample adds does not depend on the others. Magnitudes
+    above 2**42 count as 2**42. Without samples the sums are None.
     """
 
     samples: int = 0
@@ -35,7 +38,7 @@ class ChannelMean:
 
     @staticmethod
     def of_sample(means: np.ndarray) -> ChannelMean:
-        """One sample. ``means``: finite float32, [C]."""
+        """One sample. ``means``: finite numbers, [C] or [C, taps]."""
         values = np.clip(means.astype(np.float64), -(2.0**42), 2.0**42)
         coarse = np.rint(values * 2.0**20)
         fine = np.rint((values - coarse * 2.0**-20) * 2.0**60)
@@ -43,7 +46,7 @@ class ChannelMean:
 
     @property
     def mean(self) -> np.ndarray | None:
-        """Float64, [C]; None without samples."""
+        """Float64, [C] or [C, taps]; None without samples."""
         if self.coarse is None or self.fine is None:
             return None
         return (self.coarse * 2.0**-20 + self.fine * 2.0**-60) / self.samples
@@ -58,25 +61,54 @@ def merge_means(a: ChannelMean, b: ChannelMean) -> ChannelMean:
     return ChannelMean(a.samples + b.samples, a.coarse + b.coarse, a.fine + b.fine)
 
 
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """A tensor whose channels are averaged: [C], or [C, taps] where ``window`` lies on its axes behind the channels, which have
+    the ``lengths``. ``window`` None: over all axes but ``channel``."""
+
+    tensor: str
+    rank: int
+    channel: int
+    window: Window | None = None
+    lengths: tuple[int, ...] = ()
+
+
+def averaged_by(correction: Correction) -> Averaged:
+    """What a correction must see averaged; its lengths are known, if it has a window."""
+    return Averaged(correction.tensor, correction.rank, correction.channel, correction.window, correction.lengths or ())
+
+
 def mean_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
     """Names of the outputs that ``instrument`` adds for channel means."""
     prefix = _free_prefix(proto)
     return tuple(f"{prefix}/mean/{i}" for i in range(count))
 
 
-def _mean_nodes(proto: onnx.ModelProto, means: Sequence[tuple[str, int, int]]) -> Iterator[onnx.NodeProto]:
-    """A float32 [C] mean per (tensor, rank, channel axis); the rank is at least 2."""
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    for name, (tensor, rank, channel) in zip(mean_outputs(proto, len(means)), means, strict=True):
-        axes = [a for a in range(rank) if a != channel]
+def mean_graph(
+    averaged: Iterable[tuple[str, Averaged]], opset: int
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes and initializers that make a float32 mean of the given name for each: see ``windows.py`` where one has a window."""
+    nodes: list[onnx.NodeProto] = []
+    stored: list[onnx.TensorProto] = []
+    for name, wanted in averaged:
         source = f"{name}/float"
-        yield helper.make_node("Cast", [tensor], [source], name=source, to=TensorProto.FLOAT)
+        nodes.append(helper.make_node("Cast", [wanted.tensor], [source], name=source, to=TensorProto.FLOAT))
+        axes = [a for a in range(wanted.rank) if a != wanted.channel]
+        if wanted.window is not None:
+            axes = [0]
+            turn = [0, 1, wanted.rank - 1, *range(2, wanted.rank - 1)]
+            for step, matrix in enumerate(matrices(wanted.window, wanted.lengths)):
+                product, turned, factor = (f"{name}/{step}/{word}" for word in ("product", "turned", "taps"))
+                stored.append(numpy_helper.from_array(matrix, factor))
+                nodes.append(helper.make_node("MatMul", [source, factor], [product], name=product))
+                nodes.append(helper.make_node("Transpose", [product], [turned], name=turned, perm=turn))
+                source = turned
         if opset < 18:
-            yield helper.make_node("ReduceMean", [source], [name], name=name, axes=axes, keepdims=0)
+            nodes.append(helper.make_node("ReduceMean", [source], [name], name=name, axes=axes, keepdims=0))
         else:
-            listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
-            yield helper.make_node("Constant", [], [f"{name}/axes"], name=f"{name}/axes", value=listed)
-            yield helper.make_node("ReduceMean", [source, f"{name}/axes"], [name], name=name, keepdims=0)
+            stored.append(helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes))
+            nodes.append(helper.make_node("ReduceMean", [source, f"{name}/axes"], [name], name=name, keepdims=0))
+    return nodes, stored
 
 
 def value_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
@@ -88,13 +120,13 @@ def value_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
 def instrument(
     proto: onnx.ModelProto,
     tensors: Sequence[str],
-    means: Sequence[tuple[str, int, int]] = (),
+    means: Sequence[Averaged] = (),
     fetched: Sequence[str] = (),
     returned: Sequence[str] = (),
 ) -> bytes:
-    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), one float32 [C] output
-    for each of ``means``: (tensor, its rank, its channel axis), see ``mean_outputs``, and one of float32 for each tensor of
-    ``fetched``: its values, see ``value_outputs``. Tensors of any type in ``returned`` become outputs under their own names.
+    """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), one float32 output for
+    each of ``means``, see ``mean_outputs``, and one of float32 for each tensor of ``fetched``: its values, see
+    ``value_outputs``. Tensors of any type in ``returned`` become outputs under their own names.
 
     ``tensors`` are float tensors of the graph: model inputs and initializers too. Other float types are cast to
     float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
@@ -116,13 +148,15 @@ def instrument(
             name = f"{prefix}/{index}/{word}"
             nodes.append(helper.make_node(reduction, [source], [name], name=name, keepdims=0))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-    nodes.extend(_mean_nodes(proto, means))
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    more, stored = mean_graph(zip(mean_outputs(proto, len(means)), means, strict=True), opset)
+    nodes.extend(more)
     for name, tensor in zip(value_outputs(proto, len(fetched)), fetched, strict=True):
         nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
     added = (*mean_outputs(proto, len(means)), *value_outputs(proto, len(fetched)))
     outputs.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
     outputs.extend(_returned(proto, returned))
-    return _appended(proto, nodes, outputs)
+    return _appended(proto, nodes, outputs, stored)
 
 
 def _returned(proto: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[onnx.ValueInfoProto]:
@@ -144,11 +178,17 @@ def expose(proto: onnx.ModelProto, tensor: str) -> tuple[bytes, str]:
     return _appended(proto, [node], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]), name
 
 
-def _appended(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], outputs: Iterable[onnx.ValueInfoProto]) -> bytes:
+def _appended(
+    proto: onnx.ModelProto,
+    nodes: Iterable[onnx.NodeProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    stored: Iterable[onnx.TensorProto] = (),
+) -> bytes:
     """Serialized messages that follow each other are read as one, lists joined: so the weights are not copied twice."""
     more = onnx.ModelProto()
     more.graph.node.extend(nodes)
     more.graph.output.extend(outputs)
+    more.graph.initializer.extend(stored)
     return proto.SerializeToString() + more.SerializeToString()
 
 

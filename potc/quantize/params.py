@@ -16,7 +16,7 @@ from potc.language.program import Granularity
 from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import spread
 from potc.quantize.constant_range import constant_range, limits
-from potc.quantize.correct import mean_shift
+from potc.quantize.correct import mean_output
 from potc.quantize.level import level
 from potc.quantize.moments import SecondMoments
 from potc.quantize.narrow import Narrowing, narrow
@@ -40,7 +40,8 @@ class Params:
     ``activations`` by quantizer id; ``constants`` and their integer ``codes`` by index into ``Plan.constants``.
     ``activation_reasons`` and ``constant_reasons``: one sentence each, why this type and this scale.
     ``narrowing``: by index, where the scale of a constant had to grow so that no accumulator saturates. ``second_order``: by
-    index of each weight that was to be rounded by second moments, "", or why it was not.
+    index of each weight that was to be rounded by second moments, "", or why it was not. ``shifts``: by index of each
+    corrected bias, what was added to it, float64 in its shape.
     """
 
     activations: tuple[QuantParams, ...]
@@ -50,6 +51,7 @@ class Params:
     constant_reasons: tuple[str, ...]
     narrowing: Mapping[int, Narrowing] = field(default_factory=dict)
     second_order: Mapping[int, str] = field(default_factory=dict[int, str])
+    shifts: Mapping[int, np.ndarray] = field(default_factory=dict[int, np.ndarray])
 
 
 def solve_params(
@@ -82,9 +84,12 @@ def solve_params(
             alike[key] = _constant(constant, values, tuning.ranges)
         found.append(replace(alike[key], constant=constant))
     codes = [_codes(i, c, tuning.rounding.method, moments) for i, c in enumerate(found)]
+    shifts: dict[int, np.ndarray] = {}
     if tuning.bias.method != "none":
         for correction in plan.corrections:
-            _correct(correction, ranges, found, codes)
+            shift = _correct(correction, ranges, found, codes)
+            if shift is not None:
+                shifts[correction.bias] = shift
     narrowing = {i: c.narrowing for i, c in enumerate(found) if c.narrowing is not None}
     return Params(
         tuple(activations),
@@ -94,6 +99,7 @@ def solve_params(
         tuple(c.reason for c in found),
         narrowing,
         {} if moments is None else moments.outcome,
+        shifts,
     )
 
 
@@ -277,18 +283,22 @@ def _codes(index: int, solved: _Constant, method: str, moments: SecondMoments | 
     return level(codes, values, params.scale, params.axis, narrowest, ACTIVATION_SPAN, bounds)
 
 
-def _correct(correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray]) -> None:
-    """Codes of a bias that also carries the mean of its kernel's rounding error."""
-    mean = ranges.means.get(correction.tensor, ChannelMean()).mean
+def _correct(
+    correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray]
+) -> np.ndarray | None:
+    """Codes of a bias that also carries the mean of its kernel's rounding error. Returns what was added."""
+    mean = ranges.means.get(correction.seen, ChannelMean()).mean
+    if mean is None:
+        return None
     weight, bias = found[correction.weight], found[correction.bias]
-    if mean is None or weight.params.axis is None or weight.params.block is not None:
-        return
-    error = weight.values - dequantize(codes[correction.weight], weight.params).astype(np.float64)
-    shift = mean_shift(error, weight.params.axis, correction.summed, mean)
-    if shift is not None and shift.size == bias.values.size:
-        values = bias.values.astype(np.float64) + shift.reshape(bias.values.shape)
-        codes[correction.bias] = quantize(values, bias.params)
-        bias.reason += "; corrected by the mean of the rounding error"
+    error = weight.values.astype(np.float64) - dequantize(codes[correction.weight], weight.params)
+    shift = mean_output(error, correction.out, correction.summed, mean, bias.values.size)
+    if shift is None:
+        return None
+    shift = shift.reshape(bias.values.shape)
+    codes[correction.bias] = quantize(bias.values.astype(np.float64) + shift, bias.params)
+    bias.reason += "; corrected by the mean of the rounding error"
+    return shift
 
 
 def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:

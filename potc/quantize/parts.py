@@ -80,7 +80,7 @@ def _without_ends(program: Program) -> Program:
 
 
 def whole(parts: Sequence[Part]) -> Plan:
-    """All plans as one, with quantizers and constants counted on."""
+    """All plans as one, with quantizers and constants counted on. Layers in bodies that have no bias do without."""
     plans = [part.plan for part in parts]
     if len(plans) == 1:
         return plans[0]
@@ -106,6 +106,7 @@ def whole(parts: Sequence[Part]) -> Plan:
         kernels,
         left,
         tuple(corrections),
+        first.absent,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potc.language.program import Granularity, QType
 
@@ -83,19 +83,69 @@ class ConstantQuantizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """How the taps of a kernel are laid on its input, in the words of ONNX, by axis of the kernel; ``pads``: all beginnings,
+    then all ends. ``spreads``: inputs are spread over results, instead of results gathered from inputs; ``output_shape``
+    empty: not given.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str
+    spreads: bool
+    output_padding: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Equal for equal windows: ``3x3/2 dilations 1x1 pads 1,1,1,1 NOTSET``."""
+        kernel, strides, dilations = ("x".join(map(str, n)) for n in (self.kernel, self.strides, self.dilations))
+        text = f"{kernel}/{strides} dilations {dilations} pads {','.join(map(str, self.pads))} {self.auto_pad}"
+        if not self.spreads:
+            return text
+        sizes = (",".join(map(str, n)) for n in (self.output_padding, self.output_shape))
+        return f"{text} spread {' '.join(sizes)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """A bias that can take over what rounding its kernel's weights shifts on average.
 
     ``bias`` and ``weight`` are indices into ``Plan.constants``; ``tensor`` is the activation that the weight multiplies, of
-    rank ``rank``, with its channels along ``channel``; ``summed`` is the axis of the weight along which they are summed.
+    rank ``rank``, with its channels along ``channel``, read by input ``port`` of the weight's node. ``summed`` and ``out`` are
+    the axes of the weight along which input channels are summed, and output channels lie. ``window``: how further axes of the
+    weight meet positions, None where it has none that matter; ``lengths``: of the input along them, None if not fixed.
     """
 
     bias: int
     weight: int
     tensor: str
+    port: int
     rank: int
     channel: int
     summed: int
+    out: int
+    window: Window | None = None
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def seen(self) -> str:
+        """The name of the means that it needs: corrections that look at one tensor in the same way share them."""
+        where = "" if self.channel == 1 else f" axis {self.channel}"
+        return f"{self.tensor}{where}" if self.window is None else f"{self.tensor} by {self.window}"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A bias that a kernel takes and the model leaves out: as a vector of ``length`` zeros it could be corrected.
+
+    ``constant`` and ``correction`` are what the plan would hold of it; the latter's ``bias`` is the index of this entry.
+    """
+
+    constant: ConstantQuantizer
+    correction: Correction
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +178,16 @@ class Plan:
     kernels: tuple[Kernel, ...]
     left: tuple[Left, ...]
     corrections: tuple[Correction, ...] = ()
+    absent: tuple[Absent, ...] = ()
 
     @property
     def observed(self) -> tuple[str, ...]:
         """Names of the tensors that calibration must see, each once, in plan order."""
         return tuple(dict.fromkeys(t for q in self.quantizers for t in q.observed))
+
+    def filled(self) -> Plan:
+        """The same with the absent biases as constants, behind all others; of a model that has them (see ``biases.py``)."""
+        first = len(self.constants)
+        corrections = (replace(a.correction, bias=first + a.correction.bias) for a in self.absent)
+        constants = (*self.constants, *(a.constant for a in self.absent))
+        return replace(self, constants=constants, corrections=(*self.corrections, *corrections), absent=())

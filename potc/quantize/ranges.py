@@ -15,7 +15,7 @@ from potc.quantize.observe import ChannelMean, merge_means
 from potc.quantize.seen import Seen, merge_seen
 from potc.quantize.statistic import Statistic, decoded, encoded, merge
 
-VERSION = 2
+VERSION = 3
 
 Key = TypeVar("Key")
 
@@ -23,7 +23,7 @@ Key = TypeVar("Key")
 @dataclass(frozen=True, slots=True)
 class Ranges:
     """A ``Statistic`` for each observed tensor, by name; by name and axis for each whose channels have scales of their own;
-    a ``ChannelMean`` for each that a correction asks about; and what was ``seen`` at the model's ends.
+    a ``ChannelMean`` for each name that a correction asks for (``Correction.seen``); and what was ``seen`` at the model's ends.
 
     ``model``: the fingerprint of the prepared model that was run, "" if that was not noted. ``generated``: samples were made up.
     ``runs``: how often each nested graph ran that holds kernels, by ``node/attribute``; each run counts as a sample of what
@@ -94,7 +94,7 @@ def _mean_from_json(value: Mapping[str, object]) -> ChannelMean:
     if not isinstance(samples, int) or samples < 0:
         raise ValueError("not a mean")
     coarse, fine = decoded(value["coarse"], "<i8"), decoded(value["fine"], "<i8")
-    if coarse.ndim != 1 or coarse.shape != fine.shape:
+    if coarse.ndim not in (1, 2) or coarse.shape != fine.shape:
         raise ValueError("not a mean of channels")
     return ChannelMean(samples, coarse, fine)
 

@@ -21,6 +21,7 @@ from potc.quantize.already import quantized_already
 from potc.quantize.channels import one_scale
 from potc.quantize.classes import UnionFind
 from potc.quantize.constants import Unmet, constant_quantizers
+from potc.quantize.corrections import bias_corrections
 from potc.quantize.left import left_nodes
 from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
 from potc.quantize.wishes import Ask, Problem, Wishes, held_nodes, kept_tensors, spelled, sweep_down, sweep_up
@@ -98,7 +99,8 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
             name = (snapshot.tensors[tensor],)
             quantizers.append(Quantizer(len(quantizers), name, name, listed(ask.types), tuple(ask.origins)))
     scopes = {id(p): Scope.of(p, wishes.stored.__contains__) for p in problem.programs}
-    constants, corrections = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
+    stored = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
+    corrections, absent = bias_corrections(stored)
     kernels = _kernels(problem, wishes, through)
     held = held_nodes(problem, wishes, through)
     held |= scoped
@@ -107,7 +109,9 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
         problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken, scoped
     )
     ordered = tuple(i for _, i in sorted(insertions, key=lambda entry: entry[0]))
-    return Plan(problem.program.device, tuple(quantizers), ordered, constants, kernels, left, corrections)
+    return Plan(
+        problem.program.device, tuple(quantizers), ordered, stored.constants, kernels, left, corrections, absent
+    )
 
 
 def _classes(

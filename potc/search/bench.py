@@ -298,14 +298,14 @@ class Bench:
 def _observing_all(plan: Plan) -> Plan:
     """The plan with a range for each tensor: which ones a variant needs is not known yet."""
     quantizers = tuple(replace(q, observed=q.tensors) for q in plan.quantizers)
-    return replace(plan, quantizers=quantizers)
+    return replace(plan.filled(), quantizers=quantizers)
 
 
 def _lacking(found: Ranges, wanted: Ranges, plan: Plan, tuning: Tuning) -> list[Any]:
     lacking: list[Any] = [t for t in wanted.by_tensor if t not in found.by_tensor]
     lacking += [c for c in wanted.by_channel if c not in found.by_channel]
     if tuning.bias.method != "none":
-        lacking += [c.tensor for c in plan.corrections if c.tensor not in found.means]
+        lacking += [c.seen for c in plan.filled().corrections if c.seen not in found.means]
     return lacking
 
 
