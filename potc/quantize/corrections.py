@@ -156,7 +156,8 @@ def _bias_port(
 def _left_out(
     joint: Joint, port: tuple[int, int], offers: list[tuple[Offer, Correction]], index: int, placed: Placed
 ) -> Absent | None:
-    """An absent bias in the formats that all parts offer for it; None where there are none, or its length is not known."""
+    """An absent bias in the formats that all parts offer for it; None where there are none, its length is not known,
+    or the layer computes in another float type."""
     snapshot = placed.snapshot
     result = Bound(snapshot.outputs[port[0]][0], port[0], -1)
     shape = snapshot.shapes[result.tensor]
@@ -166,6 +167,6 @@ def _left_out(
         made = agreed(joint, [made for made, _ in offers])
     except Unmet:  # no format suits all parts: the kernel does without, as it did
         made = None
-    if length is None or made is None:
+    if length is None or made is None or snapshot.dtypes[result.tensor] != "f32":
         return None
     return Absent(made, replace(offers[0][1], bias=index), length)
