@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import stat
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import onnx
@@ -31,17 +33,62 @@ def write_all(files: Mapping[str, bytes]) -> tuple[str, ...]:
     """Puts all files in their places or none: each is written beside its place and synced, then all are renamed in order.
 
     A file that holds the same bytes keeps its time stamp, so that builds stop there; returns the others. Raises
-    Rejected(unwritable-output), exit code 2; then nothing is left behind and existing files are as they were.
+    Rejected(unwritable-output), exit code 2; then nothing is left behind and existing files are as they were. Where the
+    process itself is killed, each file is the old or the new one, whole, and those in front are the new ones; what it
+    leaves is removed by the next run that writes the same file.
     """
+    for path in files:
+        _sweep(Path(path))
     with ExitStack() as stack:
         staged = {path: _stage(path, data, stack) for path, data in files.items() if not _holds(path, data)}
+        copies, undo = stack.enter_context(ExitStack()), stack.enter_context(ExitStack())
         for path, temporary in staged.items():
             try:
+                if len(staged) > 1:
+                    _keep(path, copies, undo)
                 temporary.replace(path)
                 _sync_folder(Path(path).parent)
             except OSError as error:
                 raise _unwritable(path, error) from error
+        undo.pop_all()
     return tuple(staged)
+
+
+def _keep(path: str, copies: ExitStack, undo: ExitStack) -> None:
+    """Lets ``undo`` put back what is at ``path`` now, or nothing. A file system without hard links keeps a copy,
+    which ``copies`` removes."""
+    target = Path(path)
+    if not target.exists():
+        undo.callback(target.unlink, missing_ok=True)
+        return
+    kept = target.with_name(f".{target.name}.tmp-{os.getpid()}-old")
+    kept.unlink(missing_ok=True)
+    copies.callback(kept.unlink, missing_ok=True)
+    try:
+        os.link(target.resolve(), kept)
+    except OSError:
+        shutil.copy2(target, kept)
+    undo.callback(kept.replace, target)
+
+
+def _sweep(target: Path) -> None:
+    """Removes what earlier runs that were killed have left beside ``target``."""
+    prefix = f".{target.name}.tmp-"
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+        owner = left.name.removeprefix(prefix).removesuffix("-old")
+        if owner.isdecimal() and not _runs(int(owner)):
+            with suppress(OSError):  # a folder that can't be written is told where it is written to
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's: it runs; or no number of a process
+        return True
+    return True
 
 
 def _holds(path: str, data: bytes) -> bool:

@@ -51,5 +51,8 @@ def decoded(value: Any) -> Any:
         module, _, name = value["class"].partition(":")
         if not module.startswith(OWN):
             raise ValueError(f"{module} is no module of potc")
-        return getattr(import_module(module), name)(**{k: decoded(v) for k, v in value["fields"].items()})
+        kind = getattr(import_module(module), name)
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            raise ValueError(f"{name} is no record of potc")
+        return kind(**{k: decoded(v) for k, v in value["fields"].items()})
     return {decoded(k): decoded(v) for k, v in value["mapping"]}
