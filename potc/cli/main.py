@@ -24,9 +24,9 @@ from potc.cli.arguments import expanded
 from potc.cli.collector import uncollected
 from potc.cli.configuration import with_isolated
 from potc.cli.terminal import Session
-from potc.diagnostics.diagnostic import Rejected
+from potc.diagnostics.diagnostic import Rejected, reject
 
-USAGE, BUG, INTERRUPTED = 2, 70, 130
+REJECTED, USAGE, BUG, INTERRUPTED = 1, 2, 70, 130
 COLLECTED_EVERY = 20_000  # new containers before cycles are searched for: there are few, and imports alone make 80,000
 COMMANDS = {
     "compile": ("potc.cli.compile", "Compile a model to integers by the rules of a device."),
@@ -116,6 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         session.terminal.complain("interrupted; nothing was written")
         return INTERRUPTED
+    except MemoryError:
+        message = "there is not enough memory for this model and these samples"
+        _show(session, reject("too-large", message, help="give it more memory, or a smaller model or smaller samples"))
+        return REJECTED
     except Exception as error:  # the one place where unforeseen errors end
         _report_bug(session, error)
         return BUG
