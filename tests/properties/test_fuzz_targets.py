@@ -136,5 +136,5 @@ def test_write_dependencies(paths: list[str]) -> None:
     except Rejected as rejected:
         assert rejected.exit_code == 2
         return
-    lines = text.splitlines()
+    lines = text.rstrip("\n").split("\n")
     assert len(lines) == 1 + len(dict.fromkeys(paths))
