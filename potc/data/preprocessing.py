@@ -22,6 +22,7 @@ from potc.diagnostics.diagnostic import reject
 COLORS = ("rgb", "bgr", "gray")
 LAYOUTS = ("hwc", "chw", "hw")
 RESAMPLING = ("nearest", "bilinear", "bicubic", "box", "lanczos")
+LARGEST = float(np.finfo(np.float32).max)  # what samples are computed in
 Size = int | tuple[int, int]
 
 
@@ -173,7 +174,7 @@ def _size(where: str, key: str, value: Any) -> Size:
 
 def _numbers(where: str, key: str, value: Any) -> tuple[float, ...]:
     numbers = value if isinstance(value, list) else [value]
-    if not (numbers and all(type(n) in (int, float) and np.isfinite(n) for n in numbers)):
+    if not (numbers and all(type(n) in (int, float) and -LARGEST <= n <= LARGEST for n in numbers)):
         raise _invalid(f"`{key}` in {where} is {value!r}", "it is one number, or one for each channel")
     return tuple(float(n) for n in numbers)
 

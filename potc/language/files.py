@@ -129,6 +129,10 @@ class _Walk:
 
     def _use(self, use: syntax.Use, shown: str, real: Path, users: tuple[Path, ...]) -> None:
         name = use.target if use.is_path else f"{use.target}.rules"
+        if os.path.isabs(name):
+            message = f"`use` takes a path relative to the file it stands in, and `{name}` is absolute"
+            help_ = "name the file from where this one is"
+            raise reject("missing-file", message, at=use.span, help=help_, exit_code=2)
         sibling = real.parent / name
         if sibling.is_file():
             self.visit(os.path.join(os.path.dirname(shown), name), sibling, users, use)

@@ -203,6 +203,15 @@ def test_missing_files_and_devices(tmp_path: Path) -> None:
     assert codes(unknown) == ["unknown-name"]
 
 
+def test_a_rule_file_opens_no_absolute_path(tmp_path: Path) -> None:
+    other = tmp_path / "other.rules"
+    other.write_text("potc 1\n")
+    with pytest.raises(Rejected) as refused:
+        load(tmp_path, f'use "{other}"\n{HEAD}')
+    assert codes(refused) == ["missing-file"]
+    assert "absolute" in refused.value.diagnostics[0].message
+
+
 def test_no_text_file(tmp_path: Path) -> None:
     path = tmp_path / "x.rules"
     path.write_bytes(b"potc 1\n\xff\xfe")

@@ -104,6 +104,7 @@ FIRES = [
     ("fold_gemm_factors", gemm(-2.0, 0.25, 0, 1, "1")),
     ("fold_gemm_alpha", gemm(3.0, 0.5, 1, 0, "")),
     ("fold_gemm_alpha", gemm(0.5, 1.0, 0, 1, "")),
+    ("fold_gemm_alpha", gemm(1.0, 2.0, 0, 0, "")),
     ("drop_identity", "g (float[2,3] x) => (float[2,3] y) { t = Relu (x) i = Identity (t) y = Tanh (i) }"),
     ("drop_identity", "g (float[2,3] x) => (float[2,3] y) { t = Relu (x) y = Identity (t) }"),
     (
@@ -142,7 +143,6 @@ STAYS = {
       <float[7,4] m, float[1,1,4] d> { t = MatMul (x, m) y = Add (t, d) }""",
     "gemm with a computed bias": """g (float[5,7] x, float[5,3] b) => (float[5,3] y)
       <float[7,3] m> { y = Gemm <alpha = 2.0> (x, m, b) }""",
-    "gemm whose factor has no bias": "g (float[5,7] x) => (float[5,3] y) <float[7,3] m> { y = Gemm <beta = 2.0> (x, m) }",
     "plain gemm": "g (float[5,7] x) => (float[5,3] y) <float[7,3] m> { y = Gemm (x, m) }",
     "second reader": """g (float[1,3,6,6] x) => (float[1,4,4,4] y, float[1,4,4,4] z)
       <float[4,3,3,3] k, float[1,4,1,1] d> { t = Conv (x, k) y = Add (t, d) z = Relu (t) }""",
