@@ -207,7 +207,7 @@ def test_a_rule_file_opens_no_absolute_path(tmp_path: Path) -> None:
     other = tmp_path / "other.rules"
     other.write_text("potc 1\n")
     with pytest.raises(Rejected) as refused:
-        load(tmp_path, f'use "{other}"\n{HEAD}')
+        load(tmp_path, f'{HEAD}use "{other}"\n')
     assert codes(refused) == ["missing-file"]
     assert "absolute" in refused.value.diagnostics[0].message
 
