@@ -13,7 +13,7 @@ from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
 from potc.match.joint import Joint, Member
 from potc.match.match import Bound, is_true
-from potc.quantize.plan import ConstantQuantizer, Lanes, Origin
+from potc.quantize.plan import ConstantQuantizer, Lanes, Origin, Window
 
 LEFT_OUT = -1  # in place of a tensor: the model leaves the input out
 
@@ -39,6 +39,7 @@ class Placed:
     templates: dict[object, _Template | None] = field(default_factory=dict["object", "_Template | None"])
     channels: dict[object, int | None] = field(default_factory=dict["object", "int | None"])
     derived: dict[int, bool] = field(default_factory=dict[int, bool])
+    windows: dict[object, Window | None] = field(default_factory=dict["object", "Window | None"])
 
     def is_derived(self, statement: QuantStatement) -> bool:
         if id(statement) not in self.derived:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from potc.language.program import QuantStatement
 from potc.match.environment import MatchEnvironment, attributes
-from potc.match.joint import Joint
+from potc.match.joint import Joint, Member
 from potc.match.match import Binding, Bound
 from potc.quantize.constants import LEFT_OUT, Offer, Placed, Stored, Unmet, agreed, choose_branch, offer
 from potc.quantize.plan import Absent, ConstantQuantizer, Correction, Window
@@ -44,12 +45,21 @@ def _corrections(
             bias = places.get(statement.target)
             if bias is None or not found[bias].factors or bias in told:
                 continue
-            environment = MatchEnvironment(placed.snapshot, placed.scopes[id(member.program)], bindings, None)
-            derived = choose_branch(statement.choice, environment).derived
+            derived = _derived(statement, member, bindings, placed)
             correction = _correction(derived, bias, places, bindings, placed, found)
             if correction is not None:
                 told.add(bias)
                 yield correction
+
+
+def _derived(
+    statement: QuantStatement, member: Member, bindings: Mapping[str, Binding], placed: Placed
+) -> tuple[str, ...]:
+    """What the scale of the branch that holds is computed from."""
+    if statement.choice.condition is None:
+        return statement.choice.derived
+    environment = MatchEnvironment(placed.snapshot, placed.scopes[id(member.program)], bindings, None)
+    return choose_branch(statement.choice, environment).derived
 
 
 def _correction(
@@ -97,11 +107,14 @@ def _correction(
 def _window(weight: Bound, shape: Sequence[int | None], named: set[int], placed: Placed) -> Window | None:
     """How the weight's axes without a name are laid on the input, where std.rules says that they are."""
     snapshot = placed.snapshot
-    signature = next(iter(placed.scopes.values())).signatures.get(snapshot.ops[weight.node])
-    if signature is None or not (signature.sliding or signature.spreading):
-        return None
     kernel = tuple(n or 0 for axis, n in enumerate(shape) if axis not in named)
-    return window_of(attributes(snapshot, weight.node), kernel, signature.spreading)
+    key = (snapshot.ops[weight.node], snapshot.attribute_keys[weight.node], kernel)
+    if key not in placed.windows:
+        signature = next(iter(placed.scopes.values())).signatures.get(snapshot.ops[weight.node])
+        slides = signature is not None and (signature.sliding or signature.spreading)
+        spreads = signature is not None and signature.spreading
+        placed.windows[key] = window_of(attributes(snapshot, weight.node), kernel, spreads) if slides else None
+    return placed.windows[key]
 
 
 def _absent(
@@ -116,8 +129,7 @@ def _absent(
         for statement in member.candidate.rule.quants:
             if bindings[statement.target] is not None or not placed.is_derived(statement):
                 continue
-            environment = MatchEnvironment(placed.snapshot, placed.scopes[id(member.program)], bindings, None)
-            derived = choose_branch(statement.choice, environment).derived
+            derived = _derived(statement, member, bindings, placed)
             places = {
                 n: index[b.node, b.port]
                 for n in derived
