@@ -77,9 +77,7 @@ def run_each(
     """
     names = list(outputs)
     left = iter(feeds)
-    for feed in islice(
-        left, 1
-    ):  # alone: onnxruntime sets up at the first run, and has crashed where two were first at once
+    for feed in islice(left, 1):  # alone: onnxruntime has crashed where the first two runs were at once
         yield session.run(names, dict(feed))
     with ThreadPoolExecutor(max(1, workers - 1)) as pool:
         while together := list(islice(left, workers)):
