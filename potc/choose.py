@@ -15,6 +15,7 @@ from potc.compiler import Compilation, Job, Matched, Trace, equalized, finish, m
 from potc.data.part import Part
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.evaluate.judge import Judge, Score
+from potc.execute.float_runs import unloadable
 from potc.execute.session import SessionError
 from potc.quantize.needs import needs_of
 from potc.quantize.ranges import Ranges, merge_ranges
@@ -117,7 +118,7 @@ class _Bench:
         try:
             self._judge = Judge(matched.model, self.judging, self.simulate)
         except SessionError as error:
-            raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+            raise unloadable(error) from error
 
     def attempt(self, changed: tuple[str, ...], tuning: Tuning, may_fail: bool) -> Try:
         """``may_fail``: a setting that does not suit the model is told, not raised."""

@@ -12,10 +12,10 @@ import onnx
 
 from potc.data.dataset import Dataset
 from potc.data.kept import some
-from potc.diagnostics.diagnostic import reject
 from potc.evaluate.measures import Sqnr
 from potc.evaluate.simulate import LaneUse, Simulation, lane_uses
-from potc.execute.session import InferenceSession, SessionError, first_line, open_session, run_each
+from potc.execute.float_runs import next_results, open_float
+from potc.execute.session import InferenceSession, first_line, open_session, run_each
 from potc.graph.model import Model
 from potc.language.program import Signature
 from potc.quantize.plan import Plan
@@ -87,7 +87,7 @@ def verify(
         checks.append(_attempt("loads", lambda: sessions.append(open_session(compiled, optimize=True, threads=1))))
     else:
         checks.append(Check("loads", True, "yes"))
-    reference = _open_float(float_model)
+    reference = open_float(float_model.proto.SerializeToString())
     if not sessions:
         return Verification(tuple(checks))
     outputs = [o.name for o in float_model.proto.graph.output]
@@ -122,7 +122,7 @@ def _compare(
     )
     comparison = _Comparison(outputs)
     for index, _ in chosen:
-        wanted = _next_float(expected, index)
+        wanted = next_results(expected, index)
         try:
             results = next(found)
         except Exception as error:  # whatever onnxruntime says is the finding
@@ -181,21 +181,6 @@ def _same(before: onnx.TypeProto.Tensor, after: onnx.TypeProto.Tensor) -> bool:
     pairs = list(zip(before.shape.dim, after.shape.dim, strict=False))
     fixed = all(a.dim_value == b.dim_value for a, b in pairs if a.HasField("dim_value") or a.HasField("dim_param"))
     return fixed and len(before.shape.dim) == len(after.shape.dim)
-
-
-def _open_float(model: Model) -> InferenceSession:
-    try:
-        return open_session(model.proto.SerializeToString(), optimize=True, threads=1)
-    except SessionError as error:
-        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
-
-
-def _next_float(results: Iterator[Sequence[Any]], index: int) -> Sequence[Any]:
-    try:
-        return next(results)
-    except Exception as error:  # onnxruntime's errors have no common base
-        message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
-        raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
 
 
 class _Comparison:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import GraphProto, NodeProto
 
+from potc.graph.snapshot import outer_reads
+
 
 def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds, in the order of its attributes."""
@@ -117,3 +119,13 @@ def names_in(proto: onnx.ModelProto) -> set[str]:
             found.update((node.name, *node.input))
         found.update(o.name for o in graph.output)
     return found
+
+
+def free_prefix(proto: onnx.ModelProto, start: str) -> str:
+    """``start``, lengthened until no name in the main graph, or read from nested ones, begins with it."""
+    graph = proto.graph
+    names = {name for node in graph.node for name in (node.name, *node.output, *outer_reads(node))}
+    names |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    while any(name.startswith(start) for name in names):
+        start += "_"
+    return start

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 
 from potc.data.dataset import Dataset
-from potc.diagnostics.diagnostic import Rejected, reject
-from potc.execute.session import WORKERS, InferenceSession, SessionError, first_line, open_session, run_each
+from potc.diagnostics.diagnostic import reject
+from potc.execute.float_runs import next_results, open_float
+from potc.execute.session import WORKERS, run_each
 from potc.graph.bodies import Body
 from potc.graph.model import Model
 from potc.quantize.estimators import quantile_of
@@ -110,7 +111,7 @@ class _Observer:
         self._outputs = [*self._scalars, *means, *values, *self._ends, *self._inner.reads]
         self._runs = 0
         channels = list(self._channels.values())
-        self._session = _open(instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads))
+        self._session = open_float(instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads))
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
         self._means = {key: ChannelMean() for key in averaged}
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -132,7 +133,7 @@ class _Observer:
         workers = 1 if self._fetched else WORKERS
         results = run_each(self._session, self._outputs, feeds(), workers)
         for index in range(len(dataset)):
-            found = _next(results, first + index)
+            found = next_results(results, first + index)
             yield waiting.popleft(), found
 
     def add(self, index: int, feed: Mapping[str, np.ndarray], results: Results) -> None:
@@ -156,7 +157,7 @@ class _Observer:
 
     def run_once(self, index: int, feed: Mapping[str, Any]) -> Sequence[Any]:
         """Runs this body, and notes what it holds. Returns what the body returns."""
-        results = _next(run_each(self._session, self._outputs, [feed], 1), index)
+        results = next_results(run_each(self._session, self._outputs, [feed], 1), index)
         self.add(index, feed, results)
         first = len(self._outputs) - len(self._inner.reads) - len(self._ends)
         return results[first : first + len(self._ends)]
@@ -193,7 +194,7 @@ class _Observer:
     def _look_again(self, index: int, feed: Mapping[str, np.ndarray], tensor: str) -> tuple[float, float]:
         """A sum that is not finite may only have overflowed: the values themselves decide."""
         serialized, name = expose(self._model.proto, tensor)
-        values = np.asarray(_next(run_each(_open(serialized), [name], [feed]), index)[0])
+        values = np.asarray(next_results(run_each(open_float(serialized), [name], [feed]), index)[0])
         if not np.isfinite(values).all():
             what = "NaN" if np.isnan(values).any() else "infinity"
             message = f"`{tensor}` holds {what} in sample {index}"
@@ -258,22 +259,3 @@ class _Channels:
         return Statistic(
             self._samples, whole.low, whole.high, {n: np.sort(r + np.float32(0), axis=0) for n, r in rows.items()}
         )
-
-
-def _open(serialized: bytes) -> InferenceSession:
-    try:
-        return open_session(serialized, optimize=True, threads=1)
-    except SessionError as error:
-        foreign = "is not a registered function/op" in str(error)
-        help_ = "give the library that holds this operator: --ort-library FILE" if foreign else None
-        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}", help=help_) from error
-
-
-def _next(results: Iterator[Results], index: int) -> Results:
-    try:
-        return next(results)
-    except Rejected:  # a sample that can't be read
-        raise
-    except Exception as error:  # onnxruntime's errors have no common base; nothing of ours runs in there
-        message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
-        raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error

@@ -10,9 +10,8 @@ holds exactly, and does not depend on threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from potc.data.dataset import Dataset
 from potc.data.kept import some
-from potc.diagnostics.diagnostic import reject
-from potc.execute.session import InferenceSession, SessionError, first_line, open_session
+from potc.execute.float_runs import next_results, open_float
+from potc.execute.session import InferenceSession, open_session, run_each
 from potc.graph.model import Model
 from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.program import Signature
@@ -109,24 +108,13 @@ class SecondMoments:
         serialized = instrument(self.model.proto, [], fetched=tensors)
         opset = list(self.model.proto.opset_import)
         outputs = list(value_outputs(self.model.proto, len(tensors)))
-        try:
-            session = open_session(serialized, optimize=True, threads=1)
-        except SessionError as error:  # calibration ran the same model; only its weights are no outputs there
-            raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+        session = open_float(serialized)
         sums = {key: _Sum(layers, opset) for key, layers in taken.items()}
         for number, (index, feed) in enumerate(some(self.samples, SAMPLES)):
-            values = dict(zip(tensors, _run(session, outputs, feed, index), strict=True))
+            values = dict(zip(tensors, next_results(run_each(session, outputs, [feed], 1), index), strict=True))
             for found in sums.values():
                 found.add(values, number % HELD_BACK == HELD_BACK - 1)
         return {key: found.moments() for key, found in sums.items()}
-
-
-def _run(session: InferenceSession, outputs: list[str], feed: Mapping[str, np.ndarray], index: int) -> Sequence[Any]:
-    try:
-        return session.run(outputs, dict(feed))
-    except Exception as error:  # onnxruntime's errors have no common base
-        message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
-        raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
 
 
 def second_moments(model: Model, plan: Plan, signatures: Mapping[str, Signature], samples: Dataset) -> SecondMoments:

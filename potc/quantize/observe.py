@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from potc.graph.snapshot import outer_reads
+from potc.graph.names import free_prefix
 from potc.quantize.plan import Correction, Window
 from potc.quantize.windows import matrices
 
@@ -19,7 +19,7 @@ REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
 
 def reductions(proto: onnx.ModelProto, tensors: Sequence[str]) -> tuple[str, ...]:
     """Names of the outputs that ``instrument`` adds: minimum, maximum and sum of each tensor in turn."""
-    prefix = _free_prefix(proto)
+    prefix = free_prefix(proto, "observed")
     return tuple(f"{prefix}/{i}/{word}" for i in range(len(tensors)) for word, _ in REDUCTIONS)
 
 
@@ -80,7 +80,7 @@ def averaged_by(correction: Correction) -> Averaged:
 
 def mean_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
     """Names of the outputs that ``instrument`` adds for channel means."""
-    prefix = _free_prefix(proto)
+    prefix = free_prefix(proto, "observed")
     return tuple(f"{prefix}/mean/{i}" for i in range(count))
 
 
@@ -113,7 +113,7 @@ def mean_graph(
 
 def value_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
     """Names of the outputs that ``instrument`` adds for tensors that are fetched whole."""
-    prefix = _free_prefix(proto)
+    prefix = free_prefix(proto, "observed")
     return tuple(f"{prefix}/values/{i}" for i in range(count))
 
 
@@ -135,7 +135,7 @@ def instrument(
 
     Raises ValueError for a name that the main graph does not define or that is no float tensor.
     """
-    prefix = _free_prefix(proto)
+    prefix = free_prefix(proto, "observed")
     nodes: list[onnx.NodeProto] = []
     outputs: list[onnx.ValueInfoProto] = []
     for index, (tensor, dtype) in enumerate(_checked(proto, tensors)):
@@ -173,7 +173,7 @@ def expose(proto: onnx.ModelProto, tensor: str) -> tuple[bytes, str]:
     ``instrument``.
     """
     _checked(proto, [tensor])
-    name = f"{_free_prefix(proto)}/values"
+    name = f"{free_prefix(proto, 'observed')}/values"
     node = helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT)
     return _appended(proto, [node], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]), name
 
@@ -190,16 +190,6 @@ def _appended(
     more.graph.output.extend(outputs)
     more.graph.initializer.extend(stored)
     return proto.SerializeToString() + more.SerializeToString()
-
-
-def _free_prefix(proto: onnx.ModelProto) -> str:
-    graph = proto.graph
-    names = {name for node in graph.node for name in (node.name, *node.output, *outer_reads(node))}
-    names |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    prefix = "observed"
-    while any(name.startswith(prefix) for name in names):
-        prefix += "_"
-    return prefix
 
 
 def _checked(proto: onnx.ModelProto, tensors: Sequence[str]) -> list[tuple[str, int]]:

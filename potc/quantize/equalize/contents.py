@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from potc.data.dataset import Dataset
-from potc.diagnostics.diagnostic import Rejected, reject
-from potc.execute.session import SessionError, first_line, open_session, run_each
+from potc.execute.float_runs import next_results, open_float
+from potc.execute.session import run_each
 from potc.graph.model import Model
-from potc.graph.snapshot import outer_reads
+from potc.graph.names import free_prefix
 
 REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
 
@@ -42,20 +42,11 @@ def observe_contents(
         return {}
     names = list(kept)
     serialized, outputs = _instrumented(model, [(name, *kept[name]) for name in names])
-    try:
-        session = open_session(serialized, optimize=True, threads=1)
-    except SessionError as error:
-        raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
+    session = open_float(serialized)
     found: dict[str, list[np.ndarray]] = {}
     total, results = len(samples), run_each(session, outputs, samples.feeds())
     for index in range(total):
-        try:
-            arrays = [np.asarray(r, np.float64) for r in next(results)]
-        except Rejected:  # a sample that can't be read
-            raise
-        except Exception as error:  # onnxruntime's errors have no common base
-            message = f"onnxruntime can't run the float model on sample {index}: {first_line(error)}"
-            raise reject("sample-failed", message, help="check the names, shapes and types of the samples") from error
+        arrays = [np.asarray(r, np.float64) for r in next_results(results, index)]
         for k, name in enumerate(names):
             _add(found, name, arrays[3 * k : 3 * k + 3])
         progress(index + 1, total)
@@ -73,7 +64,7 @@ def _add(found: dict[str, list[np.ndarray]], name: str, seen: Sequence[np.ndarra
 
 
 def _instrumented(model: Model, kept: Iterable[tuple[str, int, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
-    prefix = _free_prefix(model.proto)
+    prefix = free_prefix(model.proto, "channels")
     nodes: list[onnx.NodeProto] = []
     outputs: list[str] = []
     for k, (tensor, rank, axes) in enumerate(kept):
@@ -87,16 +78,6 @@ def _instrumented(model: Model, kept: Iterable[tuple[str, int, tuple[int, ...]]]
     more.graph.node.extend(nodes)
     more.graph.output.extend(infos)
     return model.proto.SerializeToString() + more.SerializeToString(), outputs  # two messages are read as one
-
-
-def _free_prefix(proto: onnx.ModelProto) -> str:
-    graph = proto.graph
-    names = {name for node in graph.node for name in (node.name, *node.output, *outer_reads(node))}
-    names |= {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    prefix = "channels"
-    while any(name.startswith(prefix) for name in names):
-        prefix += "_"
-    return prefix
 
 
 def _reduction(operator: str, tensor: str, name: str, axes: list[int], opset: int) -> Iterator[onnx.NodeProto]:

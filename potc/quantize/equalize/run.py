@@ -15,8 +15,8 @@ from onnx import TensorProto
 
 from potc.data.dataset import Dataset
 from potc.data.kept import some
-from potc.diagnostics.diagnostic import reject
-from potc.execute.session import SessionError, first_line, open_session, run_each
+from potc.execute.float_runs import next_results, open_float
+from potc.execute.session import run_each
 from potc.graph.model import Model
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.snapshot import Snapshot, take_snapshot
@@ -108,15 +108,9 @@ def compare(model: Model, other: Model, samples: Dataset) -> float:
     runs: list[list[list[np.ndarray]]] = []
     for proto in (model.proto, other.proto):
         names = [o.name for o in proto.graph.output if o.type.tensor_type.elem_type in FLOAT_TYPES]
-        try:
-            session = open_session(proto.SerializeToString(), optimize=True, threads=1)
-        except SessionError as error:
-            raise reject("unrunnable-model", f"onnxruntime can't load the float model: {error}") from error
-        try:
-            found = run_each(session, names, (feed for _, feed in chosen))
-            runs.append([[np.asarray(a, np.float64) for a in results] for results in found])
-        except Exception as error:  # onnxruntime's errors have no common base
-            raise reject("sample-failed", f"onnxruntime can't run the float model: {first_line(error)}") from error
+        found = run_each(open_float(proto.SerializeToString()), names, (feed for _, feed in chosen))
+        results = [next_results(found, index) for index, _ in chosen]
+        runs.append([[np.asarray(a, np.float64) for a in arrays] for arrays in results])
     worst = 0.0
     for before, after in zip(*map(_stacked, runs), strict=True):
         finite = np.isfinite(before)
