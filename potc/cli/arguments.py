@@ -30,10 +30,12 @@ def _expanded(arguments: Sequence[str], within: tuple[str, ...]) -> Iterator[str
 
 def _words(path: str, within: tuple[str, ...]) -> list[str]:
     if path in within or len(within) >= DEPTH:
-        raise reject("missing-file", f"response files name one another without end: {path}", exit_code=2)
+        message = f"response files name one another without end: {path}"
+        raise reject("usage", message, help="take one of the names out", exit_code=2)
     try:
         if Path(path).stat().st_size > LARGEST:
-            raise reject("missing-file", f"the response file {path} is too large", exit_code=2)
+            message = f"the response file {path} is larger than {LARGEST:,} bytes"
+            raise reject("too-large", message, help="put fewer words into it", exit_code=2)
         return shlex.split(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # no file; no text, or an open quote
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)

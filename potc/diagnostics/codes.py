@@ -26,7 +26,7 @@ _LANGUAGE = {
     ),
     "missing-file": (
         "A file that was named does not exist or can't be read.",
-        "Check the path. `use` looks beside the file that uses, then among the shipped files.",
+        "Check the path.",
     ),
     "import-cycle": ("Rule files use one another in a circle.", "Move what both need into a third file."),
     "missing-device": (

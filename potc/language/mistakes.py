@@ -196,6 +196,13 @@ def _int_type(place: Place) -> Slip | None:
     return Slip(f"`{word[0]}` is spelled `{right}`", f"write `{right}`")
 
 
+def _opset_domain(place: Place) -> Slip | None:
+    """``opset 13 .. 25``: opsets are counted by domain."""
+    if not re.match(r"\d", place.after) or not re.search(r"\bopset$", place.before):
+        return None
+    return Slip("an opset has a domain", "write `opset ai.onnx LOW .. HIGH` for the operators of ONNX itself")
+
+
 def _range_dots(place: Place) -> Slip | None:
     third = place.source.text[: place.offset].endswith("..") and place.after.startswith(".")
     if third or (place.allows("..") and re.match(r"(?:\.{3}|-|to\b|,)", place.after)):
@@ -217,6 +224,7 @@ TABLE: tuple[Entry, ...] = (
     _hyphen,
     _c_operators,
     _int_type,
+    _opset_domain,
     _range_dots,
     _word_elsewhere,
     _missing_match,

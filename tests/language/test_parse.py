@@ -53,6 +53,7 @@ SLIPS = [  # rules, words of the message, words of the help
     (in_rule("match Relu(x) require !stored(x)"), "`!` is written `not`", "`not`"),
     ("device d {\n  accum int16 lanes 2\n}", "`int16` is spelled `i16`", "`i16`"),
     ("device d {\n  opset ai.onnx 13 ... 25\n}", "two dots", "low .. high"),
+    ("device d {\n  opset 13 .. 25\n}", "an opset has a domain", "`opset ai.onnx LOW .. HIGH`"),
     ("device d {\n  match Relu(x)\n}", "`match` belongs inside a rule", "braces"),
     (in_rule("Conv(x, w) as y"), "must begin with `match`", "`match`"),
     (in_rule("match Conv(x w) as y"), "comma is missing before `w`", "`,`"),
