@@ -65,7 +65,7 @@ def on_device(model: str, samples: str, rules: str, methods: list[str], most: in
             changed = equalized(matched, tuning, Trace())
             spent = time.process_time() - started
             ranges = observe(changed, changed.samples, tuning, Trace())
-            _, compiled = quantize(changed, ranges, tuning, Trace())
+            compiled = quantize(changed, ranges, tuning, Trace()).compiled
         except Rejected as error:
             yield {**row, "method": method, "failed": str(error)}
             continue

@@ -65,7 +65,8 @@ def measure(
             row: dict[str, object] = {"model": pair["model"], "estimator": name, "held": len(judged.samples)}
             try:
                 tuning = settings(name)
-                _, compiled = quantize(matched, observe(matched, matched.samples, tuning, Trace()), tuning, Trace())
+                ranges = observe(matched, matched.samples, tuning, Trace())
+                compiled = quantize(matched, ranges, tuning, Trace()).compiled
             except Rejected as error:
                 yield {**row, "failed": str(error)}
                 continue

@@ -49,7 +49,8 @@ def measure(model: Path, files: tuple[Path, Path], device: str) -> Iterator[dict
     for method in ROUNDINGS:
         tuning = Tuning(ranges=settings, rounding=RoundingSettings(method))
         start = time.process_time()
-        params, compiled = quantize(matched, ranges, tuning, Trace())
+        done = quantize(matched, ranges, tuning, Trace())
+        params, compiled = done.params, done.compiled
         seconds = time.process_time() - start
         ratio, session = Sqnr(), open_session(compiled, optimize=optimize)
         for wanted, feed in zip(expected, judged.samples.feeds(), strict=True):

@@ -124,7 +124,7 @@ class _Bench:
         """``may_fail``: a setting that does not suit the model is told, not raised."""
         try:
             ranges = self._measured(self.calibrating, tuning)
-            _, compiled = quantize(self._held, ranges, tuning, self._trace)
+            compiled = quantize(self._held, ranges, tuning, self._trace).compiled
             return Try(changed, tuning, self._judge.score(compiled))
         except (Rejected, SessionError) as error:
             if not may_fail:

@@ -218,9 +218,22 @@ def observed_plan(plan: Plan, tuning: Tuning) -> Plan:
     return plan.filled() if tuning.bias.method != "none" else replace(plan, corrections=())
 
 
-def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> tuple[Params, bytes]:
-    """All numbers, and the model that holds them."""
-    matched = _filled(matched.after(ranges), tuning)
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """All numbers, and the model that holds them. ``matched``: the plan and the float model that they speak of, without nested
+    graphs that no sample ran, and with biases for layers that had none, where they are corrected."""
+
+    matched: Matched
+    params: Params
+    compiled: bytes
+
+
+def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Quantized:
+    """Solves all numbers. Raises Rejected where no allowed format suits."""
+    matched = matched.after(ranges)
+    if tuning.bias.method != "none":
+        prepared, plan = with_biases(matched.prepared, matched.plan)
+        matched = replace(matched, prepared=prepared, plan=plan)
     trace.stage("solve")
     prepared, plan = matched.prepared, matched.plan
     moments = None
@@ -228,22 +241,15 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
         moments = second_moments(prepared, plan, matched.program.members[0].signatures, matched.samples)
     params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments)
     trace.stage("lower")
-    lowered = lower(raise_opset(matched.prepared, opset_for(params)), matched.plan, params)
-    return params, serialize(record_provenance(lowered, matched.program, matched.plan, matched.changes))
-
-
-def _filled(matched: Matched, tuning: Tuning) -> Matched:
-    """With biases for layers that have none, where they are corrected."""
-    if tuning.bias.method == "none":
-        return matched
-    prepared, plan = with_biases(matched.prepared, matched.plan)
-    return replace(matched, prepared=prepared, plan=plan)
+    lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
+    compiled = serialize(record_provenance(lowered, matched.program, plan, matched.changes))
+    return Quantized(matched, params, compiled)
 
 
 def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Compilation:
     """Quantizes, and looks at the result as onnxruntime does."""
-    matched = _filled(matched.after(ranges), tuning)
-    params, compiled = quantize(matched, ranges, tuning, trace)
+    done = quantize(matched, ranges, tuning, trace)
+    matched, params, compiled = done.matched, done.params, done.compiled
     job, program, model, plan = matched.job, matched.program, matched.model, matched.plan
     trace.stage("verify")
     loaded = load(compiled)

@@ -73,9 +73,8 @@ def solve_params(
         activations.append(params)
         activation_reasons.append(reason)
     found: list[_Constant] = []
-    alike: dict[
-        ConstantQuantizer, _Constant
-    ] = {}  # a network that is written out step by step reads one weight everywhere
+    # A network that is written out step by step reads one weight everywhere: solved once.
+    alike: dict[ConstantQuantizer, _Constant] = {}
     for constant in plan.constants:
         values = np.asarray(weights[constant.tensor])
         if constant.factors:

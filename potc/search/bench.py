@@ -124,7 +124,8 @@ class Bench:
     def compile(self, variant: Variant, tuning: Tuning) -> tuple[Plan, bytes]:
         matched = self.of(variant)
         ranges = self.ranges(matched.plan, tuning)
-        return matched.after(ranges).plan, quantize(matched, ranges, tuning, Trace())[1]
+        done = quantize(matched, ranges, tuning, Trace())
+        return done.matched.plan, done.compiled
 
     def ranges(self, plan: Plan, tuning: Tuning) -> Ranges:
         """Measured once for the widest plan; what another plan needs beside that is measured when it comes up."""
