@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potc.api import Compiled as Compiled
+    from potc.api import bench as bench
     from potc.api import check as check
     from potc.api import compile as compile
     from potc.api import evaluate as evaluate
     from potc.api import explain as explain
     from potc.api import verify as verify
+    from potc.authoring import diff as diff
+    from potc.authoring import doc as doc
+    from potc.authoring import fmt as fmt
+    from potc.authoring import suite as suite
+    from potc.authoring import test as test
     from potc.data.objects import Objects as Objects
     from potc.diagnostics.diagnostic import Rejected as Rejected
     from potc.evaluate.metrics.metric import Metric as Metric
@@ -34,10 +40,16 @@ _PLACES = {
     "Objects": "potc.data.objects",
     "Rejected": "potc.diagnostics.diagnostic",
     "Scores": "potc.evaluate.scoring",
+    "bench": "potc.api",
     "check": "potc.api",
     "compile": "potc.api",
+    "diff": "potc.authoring",
+    "doc": "potc.authoring",
     "evaluate": "potc.api",
     "explain": "potc.api",
+    "fmt": "potc.authoring",
+    "suite": "potc.authoring",
+    "test": "potc.authoring",
     "verify": "potc.api",
 }
 __all__ = ["__version__", *_PLACES]  # pyright: ignore[reportUnsupportedDunderAll]

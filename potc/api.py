@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from potc.authoring import Names, Path_, names, words
 from potc.choose import choose
 from potc.cli.presets import effort, types_of
 from potc.cli.summary import summary
@@ -39,13 +40,13 @@ from potc.report import Report, report
 from potc.search.compile import OpenData, compile_to_target
 from potc.search.search import Found
 from potc.search.target import EVALUATIONS, RANKING_SAMPLES, Target
+from potc.workbench.bench import Bench, How
+from potc.workbench.bench import bench as measure
 from potc.workbench.explain_model import Question, examine
 from potc.workbench.explain_model import explain as answers_to
 from potc.workbench.explain_text import answer_lines
 from potc.workbench.proofs import find_common
 
-Path_ = str | os.PathLike[str]
-Names = str | Sequence[str]
 Progress = Callable[[int, int], None]
 
 
@@ -131,7 +132,7 @@ def compile(
         rules=os.fspath(rules),
         data=_data(data),
         device=device,
-        settings={name: _word(value) for name, value in (set or {}).items()},
+        settings=words(set),
         tuning=Tuning(
             ranges=RangeSettings(types_of(preset), range_estimator, weight_range_estimator, *borders),
             equalize=EqualizeSettings(equalize, equalize_limits),
@@ -141,12 +142,12 @@ def compile(
         samples=samples,
         seed=seed,
         ranges=None if ranges is None else os.fspath(ranges),
-        externs=_names(extern),
-        scopes=Scopes(_names(float), _names(float_op), tuple(float_between)),
+        externs=names(extern),
+        scopes=Scopes(names(float), names(float_op), tuple(float_between)),
         preprocess=_preprocessing(preprocess),
         annotations=Annotations(labels, None if images is None else os.fspath(images)),
         io=_io(io),
-        libraries=_names(ort_library),
+        libraries=names(ort_library),
         **effort(preset),
     )
     trace = Trace(progress=progress) if progress else Trace()
@@ -247,8 +248,8 @@ def verify(
     extern: Names = (),
 ) -> tuple[Verdict, ...]:
     """``potc verify``: what a device would not run of a quantized model of any tool; for a meet, a verdict of each part."""
-    settings = {name: _word(value) for name, value in (set or {}).items()}
-    program = load_rules(os.fspath(rules), device=device, settings=settings, externs=_names(extern))
+    settings = words(set)
+    program = load_rules(os.fspath(rules), device=device, settings=settings, externs=names(extern))
     return judge(_read(model)[1], program)
 
 
@@ -264,10 +265,35 @@ def explain(
     rule: Names = (),
 ) -> tuple[Explanation, ...]:
     """``potc explain MODEL``: why it is compiled as it is; no samples are needed."""
-    settings = {name: _word(value) for name, value in (set or {}).items()}
-    examined = examine(os.fspath(model), os.fspath(rules), device, settings, _names(extern))
-    found = answers_to(examined, Question(_names(node), _names(tensor), _names(rule)))
+    settings = words(set)
+    examined = examine(os.fspath(model), os.fspath(rules), device, settings, names(extern))
+    found = answers_to(examined, Question(names(node), names(tensor), names(rule)))
     return tuple(Explanation(answer, "\n".join(answer_lines(answer))) for answer in found)
+
+
+def bench(
+    float_model: Path_,
+    integer_model: Path_,
+    *,
+    data: str | None = None,
+    runs: int = 100,
+    warmup: int = 5,
+    threads: int = 1,
+    rules: Path_ | None = None,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    extern: Names = (),
+) -> Bench:
+    """``potc bench``: latency of two model files in turns, what runs on integers, sizes; ``rules`` tells why nodes stay in float.
+
+    Raises Rejected; ValueError for fewer than 6 ``runs``.
+    """
+    if runs < 6:
+        raise ValueError(f"runs is {runs}, wanted at least 6")
+    left: tuple[Any, ...] = ()
+    if rules is not None:
+        left = examine(os.fspath(float_model), os.fspath(rules), device, words(set), names(extern)).plan.left
+    return measure(os.fspath(float_model), os.fspath(integer_model), How(runs, warmup, threads, data), left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,13 +323,13 @@ def _read(model: Path_ | Compiled) -> tuple[str, Model]:
     return os.fspath(model), read_model(os.fspath(model))
 
 
-def _preprocessing(words: str | Mapping[str, Any] | None) -> Preprocessing:
-    return recipe_of("preprocess", dict(words)) if isinstance(words, Mapping) else read_preprocessing(words)
+def _preprocessing(recipe: str | Mapping[str, Any] | None) -> Preprocessing:
+    return recipe_of("preprocess", dict(recipe)) if isinstance(recipe, Mapping) else read_preprocessing(recipe)
 
 
-def _io(words: str | Mapping[str, str]) -> dict[str, str]:
+def _io(stored: str | Mapping[str, str]) -> dict[str, str]:
     """What inputs and outputs hold, by name; "" stands for all others."""
-    kinds = dict(words) if isinstance(words, Mapping) else {"": words} if words else {}
+    kinds = dict(stored) if isinstance(stored, Mapping) else {"": stored} if stored else {}
     for kind in kinds.values():
         if kind not in ("u8", "i8", "float"):
             raise ValueError(f"io is {kind!r}, wanted u8, i8 or float")
@@ -312,11 +338,3 @@ def _io(words: str | Mapping[str, str]) -> dict[str, str]:
 
 def _data(data: Any) -> Any:
     return os.fspath(data) if isinstance(data, Path) else data
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _names(names: Names) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
