@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from potc.diagnostics.diagnostic import Diagnostic, Rejected
 from potc.graph.model import Model
+from potc.graph.names import fresh
 from potc.graph.prepare import drop_dead, infer_shapes
 from potc.graph.snapshot import OUTER, Snapshot, take_snapshot
 from potc.language.expression import Environment, ExpressionError, evaluate
@@ -214,11 +215,15 @@ class _Edit:
         ]
         while inputs and not inputs[-1]:
             inputs.pop()
-        output = result if final else self._fresh(f"{result}/{emit.name}")
+        output = result if final else fresh(f"{result}/{emit.name}", self._names)
         domain, _, op = emit.op.rpartition("::")
         last = self._snapshot.names[match.nodes[-1]]
         node = helper.make_node(
-            op, inputs, [output], name=last if final else self._fresh(f"{last}/{emit.name}"), domain=domain or None
+            op,
+            inputs,
+            [output],
+            name=last if final else fresh(f"{last}/{emit.name}", self._names),
+            domain=domain or None,
         )
         named = {name: evaluate(value, environment) for name, value in emit.attributes}
         if emit.copy_from is not None:
@@ -256,7 +261,7 @@ class _Edit:
         dtype = beside or self._snapshot.dtypes[match.result]
         if array.dtype.kind == "f" or (beside in FLOATS and array.dtype.kind in "iu"):
             array = array.astype(FLOATS.get(dtype or "", np.float32))
-        name = self._fresh(label)
+        name = fresh(label, self._names)
         self._constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
@@ -278,14 +283,6 @@ class _Edit:
             return False
         self._renamed[snapshot.tensors[old]] = snapshot.tensors[new]
         return True
-
-    def _fresh(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
 
     def result(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """A model with the edited main graph; weights are shared with the old one as far as protobuf allows."""

@@ -103,12 +103,21 @@ def mean_graph(
                 nodes.append(helper.make_node("MatMul", [source, factor], [product], name=product))
                 nodes.append(helper.make_node("Transpose", [product], [turned], name=turned, perm=turn))
                 source = turned
-        if opset < 18:
-            nodes.append(helper.make_node("ReduceMean", [source], [name], name=name, axes=axes, keepdims=0))
-        else:
-            stored.append(helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes))
-            nodes.append(helper.make_node("ReduceMean", [source, f"{name}/axes"], [name], name=name, keepdims=0))
+        node, listed = reduction("ReduceMean", source, name, axes, opset, keepdims=0)
+        nodes.append(node)
+        stored.extend(listed)
     return nodes, stored
+
+
+def reduction(
+    operator: str, source: str, name: str, axes: Sequence[int], opset: int, keepdims: int
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """A node that reduces ``source`` to the tensor ``name``, and what must be stored for it: from opset 18 on axes are an input
+    (of the operator for sums earlier, so it is none of these)."""
+    if opset < 18:
+        return helper.make_node(operator, [source], [name], name=name, axes=axes, keepdims=keepdims), []
+    listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
+    return helper.make_node(operator, [source, listed.name], [name], name=name, keepdims=keepdims), [listed]
 
 
 def value_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
@@ -156,7 +165,7 @@ def instrument(
     added = (*mean_outputs(proto, len(means)), *value_outputs(proto, len(fetched)))
     outputs.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
     outputs.extend(_returned(proto, returned))
-    return _appended(proto, nodes, outputs, stored)
+    return appended(proto, nodes, outputs, stored)
 
 
 def _returned(proto: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[onnx.ValueInfoProto]:
@@ -175,10 +184,10 @@ def expose(proto: onnx.ModelProto, tensor: str) -> tuple[bytes, str]:
     _checked(proto, [tensor])
     name = f"{free_prefix(proto, 'observed')}/values"
     node = helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT)
-    return _appended(proto, [node], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]), name
+    return appended(proto, [node], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]), name
 
 
-def _appended(
+def appended(
     proto: onnx.ModelProto,
     nodes: Iterable[onnx.NodeProto],
     outputs: Iterable[onnx.ValueInfoProto],

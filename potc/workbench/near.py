@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from potc.diagnostics.source import Span
 from potc.language.program import Pattern, PatternNode, Rule, Step
+from potc.language.ways import nodes_of
 from potc.match.cover import Candidate
 from potc.match.match import Matcher, Trail, operators_of
 from potc.quantize.plan import Kernel
@@ -65,7 +66,7 @@ def _anchors(examined: Examined, rule: Rule, matcher: Matcher, node: int) -> lis
     snapshot, operator = examined.snapshot, examined.snapshot.ops[node]
     found: dict[int, None] = {}
     for way in rule.pattern.ways:
-        if any(operator in part.ops for part in _operators(way.tail)):
+        if any(operator in part.ops for part in nodes_of(way.tail)):
             found |= dict.fromkeys(_reach(node, _longest(way.tail), lambda n: _makers(examined, n)))
         if any(operator in part.ops for part in way.nodes[:-1]):
             found |= dict.fromkeys(_reach(node, len(way.nodes) - 1, lambda n: _readers(examined, n)))
@@ -91,17 +92,6 @@ def _makers(examined: Examined, node: int) -> Iterator[int]:
 def _readers(examined: Examined, node: int) -> Iterator[int]:
     snapshot = examined.snapshot
     return (n for t in snapshot.outputs[node] if t >= 0 for n, port in snapshot.consumers[t] if port >= 0)
-
-
-def _operators(parts: Iterable[PatternNode | Step | Pattern]) -> Iterator[PatternNode]:
-    for part in parts:
-        if isinstance(part, PatternNode):
-            yield part
-        elif isinstance(part, Pattern):
-            yield from part.nodes
-        else:
-            for sequence in part.alternatives:
-                yield from _operators(sequence)
 
 
 def _longest(parts: Sequence[PatternNode | Step | Pattern]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from potc.execute.float_runs import next_results, open_float
 from potc.execute.session import run_each
 from potc.graph.model import Model
 from potc.graph.names import free_prefix
+from potc.quantize.observe import appended, reduction
 
 REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
 
@@ -66,24 +67,15 @@ def _add(found: dict[str, list[np.ndarray]], name: str, seen: Sequence[np.ndarra
 def _instrumented(model: Model, kept: Iterable[tuple[str, int, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
     prefix = free_prefix(model.proto, "channels")
     nodes: list[onnx.NodeProto] = []
+    stored: list[onnx.TensorProto] = []
     outputs: list[str] = []
     for k, (tensor, rank, axes) in enumerate(kept):
         others = [a for a in range(rank) if a not in axes]
-        for reduction in REDUCTIONS:
-            name = f"{prefix}/{k}/{reduction}"
-            nodes.extend(_reduction(reduction, tensor, name, others, model.opset))
+        for operator in REDUCTIONS:
+            name = f"{prefix}/{k}/{operator}"
+            node, listed = reduction(operator, tensor, name, others, model.opset, keepdims=1)
+            nodes.append(node)
+            stored.extend(listed)
             outputs.append(name)
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    more = onnx.ModelProto()
-    more.graph.node.extend(nodes)
-    more.graph.output.extend(infos)
-    return model.proto.SerializeToString() + more.SerializeToString(), outputs  # two messages are read as one
-
-
-def _reduction(operator: str, tensor: str, name: str, axes: list[int], opset: int) -> Iterator[onnx.NodeProto]:
-    if opset < 18:
-        yield helper.make_node(operator, [tensor], [name], name=name, axes=axes, keepdims=1)
-        return
-    listed = helper.make_tensor(f"{name}/axes", TensorProto.INT64, [len(axes)], axes)
-    yield helper.make_node("Constant", [], [f"{name}/axes"], name=f"{name}/axes", value=listed)
-    yield helper.make_node(operator, [tensor, f"{name}/axes"], [name], name=name, keepdims=1)
+    return appended(model.proto, nodes, infos, stored), outputs

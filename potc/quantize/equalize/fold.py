@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from potc.graph.model import Model
+from potc.graph.names import fresh
 from potc.graph.prepare import infer_shapes
 from potc.graph.snapshot import Snapshot, outer_reads
 from potc.language.program import Signature
@@ -54,15 +55,6 @@ def spread(model: Model, snapshot: Snapshot, limits: Sequence[Limit], scale: np.
     bounds = {snapshot.names[e.node]: (e.port, e.bound / scale[e.index]) for e in limits if (scale[e.index] != 1).any()}
     taken = {n for node in graph.node for n in (node.name, *node.input, *node.output, *outer_reads(node))}
     taken |= {t.name for t in graph.initializer} | {i.name for i in graph.input}
-
-    def fresh(name: str) -> str:
-        unique, count = name, 1
-        while unique in taken:
-            count += 1
-            unique = f"{name}_{count}"
-        taken.add(unique)
-        return unique
-
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
@@ -70,12 +62,12 @@ def spread(model: Model, snapshot: Snapshot, limits: Sequence[Limit], scale: np.
             continue
         port, bound = bounds[node.name]
         values = bound.astype(np.float32)
-        whole, each, inner = (fresh(f"{node.output[0]}/{word}") for word in ("limit", "limits", "limited"))
+        whole, each, inner = (fresh(f"{node.output[0]}/{word}", taken) for word in ("limit", "limits", "limited"))
         graph.initializer.append(numpy_helper.from_array(values.max(), whole))
         node.input[port] = whole
         if values.min() < values.max():
             graph.initializer.append(numpy_helper.from_array(values, each))
-            added = helper.make_node(least, [inner, each], [node.output[0]], name=fresh(f"{node.name}/limits"))
+            added = helper.make_node(least, [inner, each], [node.output[0]], name=fresh(f"{node.name}/limits", taken))
             node.output[0] = inner
             nodes.append(added)
     kept = [copied(node) for node in nodes]
@@ -119,17 +111,9 @@ class _Constants:
         made = self._made.setdefault(name, {})
         key = new.tobytes()
         if key not in made:
-            made[key] = name if name not in self._needed and not made else self._fresh(f"{name}/equalized")
+            made[key] = name if name not in self._needed and not made else fresh(f"{name}/equalized", self._names)
             self._new[made[key]] = numpy_helper.from_array(new, made[key])
         return made[key]
-
-    def _fresh(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
 
     def store(self) -> None:
         initializers = self._proto.graph.initializer
