@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from potc.evaluate.saturate import Codes, Unfit, accumulate, groups_at_risk
+from potc.quantize.narrow import narrow
 from potc.quantize.plan import Lanes
 
 
@@ -145,12 +146,38 @@ def test_kernels_return_what_is_simulated(layer: Layer, seed: int, signed: bool)
     assert agrees(layer, x, w, layer.lanes if HOST_SATURATES else ())
 
 
-@pytest.mark.parametrize("spatial", [(7,), (6, 6)], ids=["1d", "2d"])
-def test_one_filter_per_channel_is_exact(spatial: tuple[int, ...]) -> None:
-    kernel = (3,) * len(spatial)
-    layer = Layer("Conv", (1, 6, *spatial), (6, 1, *kernel), 0, 1, (2, 3, 1)[-1 - len(spatial) :], (("group", 6),))
-    x, w = codes(layer, 0, signed=False)
+@st.composite
+def depthwise(draw: st.DrawFn) -> Layer:
+    """One filter per channel, of all channel counts around the widths of vector registers."""
+    rank, channels = draw(st.integers(1, 2)), draw(st.integers(2, 40))
+    kernel = tuple(draw(st.integers(1, 5)) for _ in range(rank))
+    pads = [draw(st.integers(0, k - 1)) for k in kernel]
+    attributes: dict[str, object] = {"group": channels, "pads": [*pads, *pads]}
+    attributes["strides"] = [draw(st.integers(1, 2)) for _ in kernel]
+    x = (draw(st.integers(1, 2)), channels, *(draw(st.integers(5, 9)) for _ in kernel))
+    return Layer("Conv", x, (channels, 1, *kernel), 0, 1, (*range(2, rank + 2), 1), tuple(attributes.items()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(layer=depthwise(), seed=st.integers(0, 2**16), signed=st.booleans())
+def test_one_filter_per_channel_is_exact(layer: Layer, seed: int, signed: bool) -> None:
+    x, w = codes(layer, seed, signed)
     assert agrees(layer, x, w, ())
+
+
+@settings(max_examples=80, deadline=None)
+@given(layer=st.one_of(convolutions(), products()), seed=st.integers(0, 2**16), signed=st.booleans())
+def test_narrowed_weights_return_the_exact_sums(layer: Layer, seed: int, signed: bool) -> None:
+    """Codes that could saturate become weights, and those are narrowed: then no activations make any pair saturate, and the
+    kernels of this host return the codes that exact sums give."""
+    x, w = codes(layer, seed, signed)
+    scale = np.ones(layer.w[layer.axis], np.float32)
+    shape = [1] * w.ndim
+    shape[layer.axis] = -1
+    narrowed = narrow(w.astype(np.float32), scale, layer.axis, layer.lanes, 255).scale.astype(np.float64)
+    safe = np.rint(w / narrowed.reshape(shape)).astype(np.int8)
+    assert not groups_at_risk(safe, layer.axis, layer.lanes[0], 255).any()
+    assert agrees(layer, x, safe, ())
 
 
 @settings(max_examples=60, deadline=None)
