@@ -31,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import scoring
 from costs import Process, latencies, measured
-from coverage import coverage
+from coverage import Coverage, coverage
+from elsewhere import Elsewhere
 from table import page
-from tools import BASELINE, TOOLS, Environments, Tool, command
+from tools import BASELINE, TOOLS, Environments, Tool, command, serve, suffix
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -65,15 +66,17 @@ def quantize(
                 continue
             target = place(folder, tool)
             scratch = Path(tempfile.mkdtemp(dir=folder))
-            words = command(tool, python, str(model), str(samples), str(scratch / "out.onnx"), options.rules)
+            written = scratch / f"out{suffix(tool)}"
+            words = command(tool, python, str(model), str(samples), str(written), options.rules)
             done = measured(words, scratch / "log", options.timeout)
             costs.setdefault(tool.name, []).append(done)
             if done.failed:
                 row["failed"] = done.failed
-            elif not (scratch / "out.onnx").is_file():
+            elif not written.is_file():
                 row["failed"] = "it wrote no model"
             else:
-                (scratch / "out.onnx").replace(target)
+                for file in files_of(written):
+                    file.replace(target.with_suffix(file.suffix))
             print(f"  {tool.name}: {row.get('failed') or f'{done.wall_s:.1f} s'}", file=sys.stderr, flush=True)
             subprocess.run(["rm", "-rf", str(scratch)], check=True)
     reference = [] if "failed" in rows.get(BASELINE, {}) else costs.get(BASELINE, [])
@@ -85,7 +88,12 @@ def quantize(
 
 
 def place(folder: Path, tool: Tool) -> Path:
-    return folder / f"{tool.name.replace(' ', '_')}.onnx"
+    return folder / f"{tool.name.replace(' ', '_')}{suffix(tool)}"
+
+
+def files_of(model: Path) -> list[Path]:
+    """The model and, for one of OpenVINO, its weights."""
+    return [path for path in (model, model.with_suffix(".bin")) if path.is_file()]
 
 
 def measure(
@@ -106,10 +114,14 @@ def measure(
             row = rows[tool.name]
             if "failed" not in row:
                 try:
-                    row.update(scored(module, reference, place(folder, tool), options))
+                    row.update(scored(module, reference, place(folder, tool), serve(tool, environments), options))
                 except Exception as error:  # a peer's model may be anything
                     row["failed"] = f"its model does not run: {first_line(error)}"
-        working = {tool.name: place(folder, tool) for tool in tools if "failed" not in rows[tool.name]}
+        working = {
+            tool.name: place(folder, tool)
+            for tool in tools
+            if "failed" not in rows[tool.name] and not serve(tool, environments)
+        }
         times = (
             latencies({"float": model, **working}, samples, options.latency_rounds) if options.latency_rounds else {}
         )
@@ -129,15 +141,23 @@ def measure(
     }
 
 
-def scored(module: Any, reference: scoring.Scored, path: Path, options: argparse.Namespace) -> Row:
-    """What a quantized model is worth, on integer kernels and simulated."""
-    row: Row = {"bytes": path.stat().st_size}
+def scored(module: Any, reference: scoring.Scored, path: Path, server: list[str], options: argparse.Namespace) -> Row:
+    """What a quantized model is worth, on integer kernels and simulated. ``server``: the command that runs it elsewhere."""
+    row: Row = {"bytes": sum(file.stat().st_size for file in files_of(path))}
     for way, optimize in (("kernels", "all"), ("simulated", "off")):
-        other = scoring.score(module, str(path), optimize, options.threads, options.limit, reference.names)
+        other = scoring.score(module, str(path), optimize, options.threads, options.limit, reference.names, server)
         row["extra_outputs"] = len(other.names) - len(reference.names)
         row[way] = asdict(scoring.compare(reference, other))
-    row["coverage"] = asdict(coverage(path.read_bytes()))
+    row["coverage"] = asdict(covered(path, server, options.threads))
     return row
+
+
+def covered(path: Path, server: list[str], threads: int) -> Coverage:
+    if not server:
+        return coverage(path.read_bytes())
+    elsewhere = Elsewhere(server, str(path), threads, "all")
+    elsewhere.close()
+    return Coverage(elsewhere.about["integer"], elsewhere.about["products"])
 
 
 def first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from elsewhere import Elsewhere
 
 RESAMPLES = 500
 SEED = 1
@@ -73,12 +74,28 @@ def load(script: Path) -> ModuleType:
 
 
 def score(
-    module: ModuleType, model: str, optimize: str, threads: int, limit: int | None, outputs: list[str] | None = None
+    module: ModuleType,
+    model: str,
+    optimize: str,
+    threads: int,
+    limit: int | None,
+    outputs: list[str] | None = None,
+    server: Sequence[str] = (),
 ) -> Scored:
     """Runs a model over the evaluation samples. ``optimize``: "all" or "off". ``outputs``: those of the float model; some
-    tools leave others behind, of which the results of one model would fill the memory."""
+    tools leave others behind, of which the results of one model would fill the memory. ``server``: the command that runs it
+    elsewhere."""
 
     class Recorder(module.E.Run):
+        def __init__(self, path: str, threads: int, optimize: str) -> None:
+            if not server:
+                super().__init__(path, threads, optimize)
+                return
+            self.loaded = Elsewhere(list(server), path, threads, optimize)
+            self.names = [name for name, _ in self.loaded.about["inputs"]]
+            self.shapes = [shape for _, shape in self.loaded.about["inputs"]]
+            self.outputs = outputs or [names[0] for names in self.loaded.about["outputs"]]
+
         def __call__(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
             returned = self.loaded.run(outputs, {k: v for k, v in feed.items() if k in self.names})
             calls.append(returned)
@@ -87,6 +104,8 @@ def score(
     calls: list[list[np.ndarray]] = []
     run = Recorder(model, threads, optimize)
     found = dict(module.evaluate(run, limit))
+    if server:
+        run.loaded.close()
     value, n = float(found.pop("value")), int(found.pop("n"))
     joined = [np.concatenate([np.atleast_1d(call[i]) for call in calls]) for i in range(len(calls[0]))]
     labels, right, statistic = _samplewise(module, run, calls, joined[0], n, limit)

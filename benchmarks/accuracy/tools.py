@@ -1,7 +1,8 @@
 """Who is compared: a tool is a command that makes a quantized model of a float model and samples.
 
-potc runs in this interpreter. Every peer runs in an environment of its own, named by ``--peer-python NAME=PYTHON``, else made below
-``--environments`` from the package index at first use.
+potc runs in this interpreter, and so does every model of onnxruntime; a model of another runtime is run by a server in the
+environment of its tool (``serve``). Every peer runs in an environment of its own, named by ``--peer-python NAME=PYTHON``, else
+made below ``--environments`` from the package index at first use.
 """
 
 from __future__ import annotations
@@ -28,14 +29,24 @@ REQUIREMENTS: dict[str, tuple[tuple[str, ...], ...]] = {  # each group is one ca
             "scipy",
         ),
     ),
+    "pot": (
+        ("openvino-dev[onnx]==2023.3.0", "scipy==1.10.1"),
+    ),  # the last release with POT, which needs the older scipy
 }
-DISTRIBUTIONS = {"nncf": "nncf", "quark": "amd-quark", "neural-compressor": "onnx-neural-compressor"}
+DISTRIBUTIONS = {
+    "nncf": "nncf",
+    "quark": "amd-quark",
+    "neural-compressor": "onnx-neural-compressor",
+    "pot": "openvino-dev",
+}
 SCRIPTS = {
     "onnxruntime": "onnxruntime_static.py",
     "nncf": "nncf_quantize.py",
     "quark": "quark_quantize.py",
     "neural-compressor": "neural_compressor.py",
+    "pot": "pot_quantize.py",
 }
+SERVERS = {"pot": "openvino_server.py"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,8 @@ TOOLS = (
     Tool("Quark cle bias", "quark", ("cle", "bias"), "cross-layer equalization and bias correction"),
     Tool("Neural Compressor", "neural-compressor", (), "static, QDQ, per-channel s8 weights, u8 activations"),
     Tool("Neural Compressor reduced", "neural-compressor", ("reduced",), "reduce_range=True"),
+    Tool("POT", "pot", (), "DefaultQuantization with its defaults, on OpenVINO's kernels"),
+    Tool("POT mixed", "pot", ("mixed",), "preset mixed, on OpenVINO's kernels"),
 )
 BASELINE = "onnxruntime"  # the tool that costs are told relative to
 
@@ -113,7 +126,8 @@ class Environments:
         if python is None:
             return {}
         names = [*([DISTRIBUTIONS[peer]] if peer in DISTRIBUTIONS else []), "onnxruntime", "onnx", "numpy"]
-        code = f"from importlib.metadata import version\nfor n in {names!r}: print(n, version(n))"
+        code = "from importlib.metadata import distributions\nfound = {d.name: d.version for d in distributions()}\n"
+        code += f"for n in {names!r}:\n if n in found: print(n, found[n])"
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
         return dict(line.split() for line in done.stdout.splitlines())
 
@@ -124,3 +138,14 @@ def command(tool: Tool, python: str, model: str, samples: str, out: str, rules: 
         words = [python, "-m", "potc", "compile", model, "--rules", rules, "--data", samples, "-o", out, "-q"]
         return [*words, *tool.settings]
     return [python, str(PEERS / SCRIPTS[tool.peer]), model, samples, out, *tool.settings]
+
+
+def suffix(tool: Tool) -> str:
+    """Of the model that it writes."""
+    return ".xml" if tool.peer in SERVERS else ".onnx"
+
+
+def serve(tool: Tool, environments: Environments) -> list[str]:
+    """The command that runs its models, before model, threads and optimizations; none where this interpreter does."""
+    python = environments.python(tool.peer) if tool.peer in SERVERS else None
+    return [python, str(PEERS / SERVERS[tool.peer])] if python else []
