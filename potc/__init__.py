@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from potc.api import compile as compile
     from potc.api import evaluate as evaluate
     from potc.api import explain as explain
+    from potc.api import reduce as reduce
     from potc.api import verify as verify
     from potc.authoring import diff as diff
     from potc.authoring import doc as doc
@@ -47,6 +48,7 @@ _PLACES = {
     "doc": "potc.authoring",
     "evaluate": "potc.api",
     "explain": "potc.api",
+    "reduce": "potc.api",
     "fmt": "potc.authoring",
     "suite": "potc.authoring",
     "test": "potc.authoring",

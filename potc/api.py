@@ -6,6 +6,7 @@ contradict each other raise ValueError. Nothing is printed, and nothing is writt
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from potc.report import Report, report
 from potc.search.compile import OpenData, compile_to_target
 from potc.search.search import Found
 from potc.search.target import EVALUATIONS, RANKING_SAMPLES, Target
+from potc.shrink.shrink import SECONDS, TRIES, Reduced, Wanted, shrink
 from potc.workbench.bench import Bench, How
 from potc.workbench.bench import bench as measure
 from potc.workbench.explain_model import Question, examine
@@ -121,13 +123,97 @@ def compile(
     Raises Rejected; ValueError for words that are unknown or contradict each other; RuntimeError where the compiled model fails
     its own verification, which is a bug.
     """
+    job = _job(
+        model,
+        rules=rules,
+        data=data,
+        device=device,
+        set=set,
+        extern=extern,
+        labels=labels,
+        images=images,
+        preprocess=preprocess,
+        samples=samples,
+        seed=seed,
+        preset=preset,
+        range_estimator=range_estimator,
+        weight_range_estimator=weight_range_estimator,
+        activation_min=activation_min,
+        activation_max=activation_max,
+        weight_min=weight_min,
+        weight_max=weight_max,
+        ranges=ranges,
+        bias_correction=bias_correction,
+        rounding=rounding,
+        equalize=equalize,
+        equalize_limits=equalize_limits,
+        ort_library=ort_library,
+        float=float,
+        float_op=float_op,
+        float_between=float_between,
+        io=io,
+    )
+    trace = Trace(progress=progress) if progress else Trace()
+    if max_drop is not None:
+        if drop_type not in ("absolute", "relative"):
+            raise ValueError(f"drop_type is {drop_type!r}, wanted absolute or relative")
+        if eval_data is None or ranges is not None or preset == "auto" or (workers and cluster):
+            raise ValueError(
+                "max_drop needs eval_data, and neither ranges nor the preset auto, nor workers and cluster at once"
+            )
+        relative = drop_type == "relative"
+        target = Target(_metrics(metric), str(max_drop), relative, evaluations, ranking_samples, tune)
+        recipe = eval_preprocess or preprocess
+        where = Annotations(eval_labels, None if eval_images is None else os.fspath(eval_images))
+
+        def opened(read: Model) -> AnnotatedDataset:
+            return open_annotated(_data(eval_data), input_specs(read), None, None, _preprocessing(recipe), where)
+
+        noted = None if journal is None else os.fspath(journal)
+        return _searched(job, target, opened, trace, _executor(workers, cluster), noted)
+    compilation, choice = choose(job, trace) if preset == "auto" else (compile_model(job, trace), None)
+    return _checked(compilation, report(compilation, None, choice), None)
+
+
+def _job(
+    model: Path_,
+    *,
+    rules: Path_,
+    data: Any = None,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    extern: Names = (),
+    labels: str | None = None,
+    images: Path_ | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    preset: str = "mixed",
+    range_estimator: str = "max",
+    weight_range_estimator: str = "max",
+    activation_min: str = "",
+    activation_max: str = "",
+    weight_min: str = "",
+    weight_max: str = "",
+    ranges: Path_ | None = None,
+    bias_correction: str | None = None,
+    rounding: str | None = None,
+    equalize: str = "none",
+    equalize_limits: str = "keep",
+    ort_library: Names = (),
+    float: Names = (),
+    float_op: Names = (),
+    float_between: Sequence[tuple[str, str]] = (),
+    io: str | Mapping[str, str] = "",
+) -> Job:
+    """The words of ``compile`` that say what one compile does."""
     if preset == "auto" and ranges is not None:
         raise ValueError("the preset auto measures ranges itself: leave out ranges")
     borders = [
         Border.parse(text) if text else Border() for text in (activation_min, activation_max, weight_min, weight_max)
     ]
     bias = bias_correction or ("none" if preset == "fast" else BiasSettings().method)
-    job = Job(
+    return Job(
         model=os.fspath(model),
         rules=os.fspath(rules),
         data=_data(data),
@@ -150,26 +236,6 @@ def compile(
         libraries=names(ort_library),
         **effort(preset),
     )
-    trace = Trace(progress=progress) if progress else Trace()
-    if max_drop is not None:
-        if drop_type not in ("absolute", "relative"):
-            raise ValueError(f"drop_type is {drop_type!r}, wanted absolute or relative")
-        if eval_data is None or ranges is not None or preset == "auto" or (workers and cluster):
-            raise ValueError(
-                "max_drop needs eval_data, and neither ranges nor the preset auto, nor workers and cluster at once"
-            )
-        relative = drop_type == "relative"
-        target = Target(_metrics(metric), str(max_drop), relative, evaluations, ranking_samples, tune)
-        recipe = eval_preprocess or preprocess
-        where = Annotations(eval_labels, None if eval_images is None else os.fspath(eval_images))
-
-        def opened(read: Model) -> AnnotatedDataset:
-            return open_annotated(_data(eval_data), input_specs(read), None, None, _preprocessing(recipe), where)
-
-        noted = None if journal is None else os.fspath(journal)
-        return _searched(job, target, opened, trace, _executor(workers, cluster), noted)
-    compilation, choice = choose(job, trace) if preset == "auto" else (compile_model(job, trace), None)
-    return _checked(compilation, report(compilation, None, choice), None)
 
 
 def _searched(
@@ -251,6 +317,31 @@ def verify(
     settings = words(set)
     program = load_rules(os.fspath(rules), device=device, settings=settings, externs=names(extern))
     return judge(_read(model)[1], program)
+
+
+def reduce(
+    model: Path_,
+    *,
+    rules: Path_,
+    expect: str | None = None,
+    below: builtins.float | None = None,
+    run: str | None = None,
+    tries: int = TRIES,
+    seconds: builtins.float = SECONDS,
+    progress: Progress | None = None,
+    **compiling: Any,
+) -> Reduced:
+    """``potc reduce``: the model and the rules, made smaller while they go on failing. ``compiling``: words of ``compile``, but for
+    those of a search. The module that calls this must be importable without calling it, since each try is a process of its own.
+
+    Raises Rejected, ``no-symptom`` among others; TypeError for words that are none.
+    """
+    if sum(word is not None for word in (expect, below, run)) > 1:
+        raise ValueError("give one of expect, below and run")
+    if compiling.get("preset") == "auto":
+        raise ValueError("the preset auto compiles several times: name the preset that fails")
+    job = _job(model, rules=rules, **compiling)
+    return shrink(job, Wanted(expect, below, run, tries, seconds), progress=progress or (lambda done, total: None))
 
 
 def explain(

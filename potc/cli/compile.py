@@ -178,7 +178,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
     if words["null"] and not words["print_inputs"]:
         raise click.UsageError("--null is for --print-inputs")
     if words["print_inputs"]:
-        return _print_inputs(_job(rules, words), configured, "\0" if words["null"] else "\n", terminal)
+        return _print_inputs(job_of(rules, words), configured, "\0" if words["null"] else "\n", terminal)
     inputs = (
         words["model"],
         words["data"],
@@ -189,7 +189,7 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         *configured,
     )
     outputs.check(tuple(f for f in inputs if f))
-    return _compile(_job(rules, words), words, outputs, terminal, configured)
+    return _compile(job_of(rules, words), words, outputs, terminal, configured)
 
 
 def _print_inputs(job: Job, configured: tuple[str, ...], end: str, terminal: Terminal) -> int:
@@ -230,7 +230,8 @@ def default_output(model: str, device: str) -> str:
     return f"{Path(model).stem}.{device}.onnx"
 
 
-def _job(rules: str, words: Mapping[str, Any]) -> Job:
+def job_of(rules: str, words: Mapping[str, Any]) -> Job:
+    """What the options ask for. Raises Rejected, click.UsageError."""
     from potc.compiler import Job
     from potc.data.preprocessing import read_preprocessing
     from potc.data.source import Annotations

@@ -41,6 +41,7 @@ COMMANDS = {
     "fmt": ("potc.cli.fmt", "Write rule files in their canonical layout."),
     "import": ("potc.cli.import_", "Make a rule file from another tool's description of a device."),
     "explain": ("potc.cli.explain", "Say what a diagnostic means, or why a model is compiled as it is."),
+    "reduce": ("potc.cli.reduce", "Shrink a model and a rule file that fail, while they go on failing."),
     "diff": ("potc.cli.diff", "Compare two models: formats, scales, kernels."),
 }
 

@@ -359,6 +359,10 @@ _COMMAND = {
         "The model has no tensor of this name, before or after preparation.",
         "Look at the names in the model; a node and its result may have different ones.",
     ),
+    "no-symptom": (
+        "A model that is to be reduced does not fail, or not as was said.",
+        "Give the options with which it fails.",
+    ),
     "usage": ("The command line is not understood.", "See `potc --help`."),
 }
 

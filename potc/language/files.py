@@ -44,6 +44,11 @@ def read_library(path_or_name: str) -> Library:
     return Library(main, tuple(walk.files.values()), walk.taken, tuple(walk.places[key] for key in walk.files))
 
 
+def main_source(path_or_name: str) -> Source:
+    """The text of a rule file, without what it uses. Raises Rejected as ``read_library``, but for its mistakes."""
+    return read_source(*_find(path_or_name))
+
+
 def _find(path_or_name: str) -> tuple[str, Path]:
     """What a file is called, and where it is. A file on disk comes before a shipped one."""
     path = Path(path_or_name)
