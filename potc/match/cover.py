@@ -17,11 +17,12 @@ from potc.language.variants import is_late
 from potc.match.alike import Alike, Looks, nothing_above, reach, sees_only_looks
 from potc.match.environment import Scope
 from potc.match.match import Match, Matcher, Trail
+from potc.match.record import record
 
 __all__ = ["Candidate", "Cover", "Finder", "Precedence", "choose", "is_late"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate:
     """One rule on one set of nodes."""
 

@@ -15,9 +15,10 @@ from potc.language.program import OpStatement, Program
 from potc.match.cover import Candidate, Cover, Finder, Precedence, choose
 from potc.match.environment import MatchEnvironment, Scope
 from potc.match.match import is_true
+from potc.match.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Member:
     """What one part does with the nodes: a match of one of its rules, or a ``pass`` statement."""
 
@@ -38,7 +39,7 @@ class Member:
         return self.passing.span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Joint:
     """One kernel. ``nodes`` are in the data-flow order of the first member's pattern."""
 

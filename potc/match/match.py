@@ -18,9 +18,10 @@ from potc.language.expression import ExpressionError, UnknownValue, describe
 from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Signature, Step
 from potc.language.syntax import Expr
 from potc.match.environment import MatchEnvironment, Scope, compiled
+from potc.match.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bound:
     """A tensor under a pattern's name. ``node`` and ``port`` are where the match reads it; port -1 - k: ``node`` makes it,
     as its output k."""
@@ -33,7 +34,7 @@ class Bound:
 Binding = Bound | tuple[Bound, ...] | None  # one tensor, a variadic capture, an optional input that is absent
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Match:
     """Covered nodes in data-flow order of the pattern (DAG part, then chain), and what every name is bound to."""
 
@@ -73,7 +74,7 @@ class Trail:
         self.reason = words.format(found=found, wanted=_one_of(self.wanted))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _State:
     """A partial match; extended by making a new one."""
 

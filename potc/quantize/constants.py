@@ -8,14 +8,26 @@ from functools import reduce
 
 from potc.graph.snapshot import Snapshot
 from potc.language.lattice import Ranked, interchanged, listed, meet_ranked, ranked, spell
-from potc.language.program import Accumulator, Alternatives, Choice, Granularity, QType, QuantStatement
+from potc.language.program import (
+    Accumulator,
+    Alternatives,
+    Choice,
+    Granularity,
+    QType,
+    QuantStatement,
+    Rule,
+    Signature,
+)
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
 from potc.match.joint import Joint, Member
 from potc.match.match import Bound, is_true
+from potc.match.record import record
 from potc.quantize.plan import ConstantQuantizer, Lanes, Origin, Window
 
 LEFT_OUT = -1  # in place of a tensor: the model leaves the input out
+
+_Halves = tuple[tuple[QuantStatement, ...], tuple[QuantStatement, ...]]
 
 
 class Unmet(Exception):
@@ -38,32 +50,53 @@ class Placed:
     again: Mapping[tuple[int, int], int]
     templates: dict[object, _Template | None] = field(default_factory=dict["object", "_Template | None"])
     channels: dict[object, int | None] = field(default_factory=dict["object", "int | None"])
-    derived: dict[int, bool] = field(default_factory=dict[int, bool])
-    windows: dict[object, Window | None] = field(default_factory=dict["object", "Window | None"])
+    layouts: dict[object, Layout | None] = field(default_factory=dict["object", "Layout | None"])
+    halves: dict[int, _Halves] = field(default_factory=dict[int, "_Halves"])
 
-    def is_derived(self, statement: QuantStatement) -> bool:
-        if id(statement) not in self.derived:
-            self.derived[id(statement)] = bool(statement.derived)
-        return self.derived[id(statement)]
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return next(iter(self.scopes.values())).signatures
+
+    def split(self, rule: Rule) -> _Halves:
+        """What a rule says of tensors with scales of their own, and of those whose scales are derived from others."""
+        found = self.halves.get(id(rule))
+        if found is None:
+            plain = tuple(q for q in rule.quants if not q.derived)
+            found = self.halves[id(rule)] = plain, tuple(q for q in rule.quants if q.derived)
+        return found
 
     def axis(self, bound: Bound, role: str, rank: int) -> int | None:
         """The axis with a role, asked once for nodes of one operator with equal attributes."""
         snapshot, node = self.snapshot, bound.node
         key = (snapshot.ops[node], snapshot.attribute_keys[node], bound.port, role, rank)
         if key not in self.channels:
-            signatures = next(iter(self.scopes.values())).signatures
-            self.channels[key] = axis_of(snapshot, signatures, node, bound.port, role, rank)
+            self.channels[key] = axis_of(snapshot, self.signatures, node, bound.port, role, rank)
         return self.channels[key]
 
     def quantizer(self, bound: Bound) -> int | None:
         return self.again.get((bound.node, bound.port), self.id_of.get(bound.tensor))
 
 
+@record
+class Layout:
+    """How a weight lies on what it multiplies: the same for all nodes of one operator with equal attributes and shapes. The
+    fields are those of ``Correction``."""
+
+    rank: int
+    channel: int
+    summed: int
+    out: int
+    window: Window | None
+    lengths: tuple[int, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Template:
     """What a rule makes of a constant, but for which constant it is: the same for all nodes of one operator with equal
-    attributes."""
+    attributes. ``rule`` and ``place``: who says so."""
 
+    rule: str
+    place: str
     types: tuple[QType, ...]
     order: Ranked
     axis: int | None
@@ -72,7 +105,7 @@ class _Template:
     lanes: tuple[Lanes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Offer:
     """What one part would make of a constant. ``none``: float will do as well."""
 
@@ -106,8 +139,8 @@ def constant_quantizers(
     taken: list[tuple[Joint, Mapping[tuple[int, int], int]]] = []
     for joint in joints:
         index: dict[tuple[int, int], int] = {}
-        for derived in (False, True):
-            for port, offers in _offers(joint, placed, derived, index, found).items():
+        for half in (0, 1):
+            for port, offers in _offers(joint, placed, half, index).items():
                 made = agreed(joint, offers)
                 if made is not None:
                     index[port] = len(found)
@@ -119,22 +152,19 @@ def constant_quantizers(
 def _offers(
     joint: Joint,
     placed: Placed,
-    derived: bool,
+    half: int,
     index: Mapping[tuple[int, int], int],
-    found: list[ConstantQuantizer],
 ) -> dict[tuple[int, int], list[Offer | None]]:
     """What each part would make of each constant, by input port; None: float will do. A part that has a kernel and does
-    not speak of a constant offers no format."""
+    not speak of a constant offers no format. ``half``: of what a rule says, see ``Placed.split``."""
     offers: dict[tuple[int, int], list[Offer | None]] = {}
     kernels = [m for m in joint.members if m.candidate is not None]
     constants = placed.snapshot.initializers
     for count, member in enumerate(kernels):
         assert member.candidate is not None
-        for statement in member.candidate.rule.quants:
+        for statement in placed.split(member.candidate.rule)[half]:
             binding = member.candidate.match.bindings[statement.target]
-            if binding is None or placed.is_derived(statement) is not derived:
-                continue
-            for bound in (binding,) if isinstance(binding, Bound) else binding:
+            for bound in (binding,) if isinstance(binding, Bound) else binding or ():
                 if bound.tensor in constants:
                     made = offer(joint, member, statement, bound, placed, index)
                     mine = offers.setdefault((bound.node, bound.port), [])
@@ -212,30 +242,30 @@ def offer(
     node = bound.node
     key = (id(branch), id(rule), snapshot.ops[node], snapshot.attribute_keys[node], bound.port, rank, several)
     if key not in placed.templates:
-        placed.templates[key] = _template(member, allowed, bound, snapshot, scope, rank, several)
+        placed.templates[key] = _template(member, statement, allowed, bound, snapshot, scope, rank, several)
     template = placed.templates[key]
     if template is None:
         reason = f"`{name}` has no axis `{allowed[0].axis}` for its scales"
         raise Unmet(joint, Origin(rule.qualified, statement.span.place, reason))
-    first = snapshot.names[candidate.match.nodes[0]]
-    origin = Origin(rule.qualified, statement.span.place, f"`{statement.target}` of the kernel at {first}")
+    words = f"`{statement.target}` of the kernel at {snapshot.names[candidate.match.nodes[0]]}"
     made = ConstantQuantizer(
-        tensor=name,
-        node=snapshot.names[node],
-        port=bound.port,
-        types=template.types,
-        axis=template.axis,
-        axes=template.axes,
-        role=template.role,
-        factors=_factors(joint, candidate, statement, branch.derived, placed, index),
-        lanes=template.lanes,
-        origins=(origin,),
+        name,
+        snapshot.names[node],
+        bound.port,
+        template.types,
+        template.axis,
+        template.role,
+        _factors(joint, candidate, statement, branch.derived, placed, index) if branch.derived else (),
+        template.lanes,
+        (Origin(template.rule, template.place, words),),
+        template.axes,
     )
     return Offer(made, template.order, branch.alternatives.none)
 
 
 def _template(
     member: Member,
+    statement: QuantStatement,
     allowed: tuple[QType, ...],
     bound: Bound,
     snapshot: Snapshot,
@@ -258,6 +288,8 @@ def _template(
     role = signature.inputs[bound.port].role if signature is not None and bound.port < len(signature.inputs) else "act"
     accumulators = member.candidate.rule.accumulators
     return _Template(
+        rule=member.candidate.rule.qualified,
+        place=statement.span.place,
         types=listed(order),
         order=order,
         axis=next((axes[t] for t in types if axes[t] is not None), None),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from potc.language.program import Granularity, QType
+from potc.match.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Origin:
     """Why: the rule that asked, where it stands (``cpu.rules:26``), and what for in words."""
 
@@ -16,7 +17,7 @@ class Origin:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quantizer:
     """One scale and zero point, shared by all ``tensors`` (activations; names, in topological order).
 
@@ -31,7 +32,7 @@ class Quantizer:
     origins: tuple[Origin, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Insertion:
     """A quantize/dequantize pair on ``tensor``. ``consumers``: the (node name, input port) that read the dequantized
     value; None means that every reader does, the model output included."""
@@ -54,7 +55,7 @@ class Lanes:
     order: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConstantQuantizer:
     """A constant input of one node that is stored as integers behind a DequantizeLinear.
 
@@ -108,7 +109,7 @@ class Window:
         return f"{text} spread {' '.join(sizes)}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Correction:
     """A bias that can take over what rounding its kernel's weights shifts on average.
 
@@ -136,7 +137,7 @@ class Correction:
         return f"{self.tensor}{where}" if self.window is None else f"{self.tensor} by {self.window}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Absent:
     """A bias that a kernel takes and the model leaves out: as a vector of ``length`` zeros it could be corrected.
 
@@ -148,7 +149,7 @@ class Absent:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel:
     """A match that was taken: the nodes it covers (names, in data-flow order) and what its captures are bound to."""
 
@@ -158,7 +159,7 @@ class Kernel:
     bindings: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Left:
     """A node that stays in float, and why: one reason per rule that came near, or that no rule speaks of its operator."""
 

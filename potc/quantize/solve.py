@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from potc.graph.snapshot import Snapshot
 from potc.language.lattice import Ranked, listed, meet_ranked
@@ -80,15 +81,16 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
     again: dict[tuple[int, int], int] = {}  # readers that get a quantizer of their own -> its id
     for members in classes.groups():
         types, origins, apart = _agree(problem, members, wishes)
-        names = tuple(snapshot.tensors[t] for t in members)
-        observed = tuple(snapshot.tensors[t] for t in members if t not in passed) or names
+        names = tuple([snapshot.tensors[t] for t in members])
+        observed = tuple([snapshot.tensors[t] for t in members if t not in passed]) or names
         if not any(t.bits >= ACCUMULATOR_BITS for t in types):
             id_of.update((t, len(quantizers)) for t in members)
             quantizers.append(Quantizer(len(quantizers), names, observed, types, origins))
             separate = {(snapshot.names[a.reader[0]], a.reader[1]) for _, a in apart if a.reader is not None}
             for t in members:
                 where = placed[t]
-                where = None if where is None else tuple(r for r in where if r not in separate)
+                if where is not None and separate:
+                    where = tuple(r for r in where if r not in separate)
                 if where != ():
                     insertions.append((t, Insertion(snapshot.tensors[t], id_of[t], where)))
         for tensor, ask in apart:
@@ -97,7 +99,7 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
             reader = (snapshot.names[ask.reader[0]], ask.reader[1])
             insertions.append((tensor, Insertion(snapshot.tensors[tensor], len(quantizers), (reader,))))
             name = (snapshot.tensors[tensor],)
-            quantizers.append(Quantizer(len(quantizers), name, name, listed(ask.types), tuple(ask.origins)))
+            quantizers.append(Quantizer(len(quantizers), name, name, listed(ask.types), ask.origins))
     scopes = {id(p): Scope.of(p, wishes.stored.__contains__) for p in problem.programs}
     stored = constant_quantizers(wishes.taken, snapshot, scopes, id_of, again)
     corrections, absent = bias_corrections(stored)
@@ -175,14 +177,17 @@ def _agree(
     origins: list[Origin] = []
     apart: list[tuple[int, Ask]] = []
     last: Joint | None = None
-    may_requantize = all(p.requantize for p in problem.programs)
-    asks = ((t, a) for t in members for a in (*filter(None, (wishes.made.get(t),)), *wishes.read.get(t, ())))
+    asks: list[tuple[int, Ask]] = []
+    for t in members:
+        if (made := wishes.made.get(t)) is not None:
+            asks.append((t, made))
+        asks += [(t, ask) for ask in wishes.read.get(t, ())]
     for tensor, ask in asks:
         both = ask.types if not origins or types is ask.types else meet_ranked(types, ask.types)
         if both:
             types, last = both, ask.joint or last
             origins.extend(ask.origins)
-        elif may_requantize and ask.reader is not None and ask.reader[0] >= 0:
+        elif ask.reader is not None and ask.reader[0] >= 0 and all(p.requantize for p in problem.programs):
             apart.append((tensor, ask))
         else:
             want = ask.wants[0]
@@ -193,7 +198,7 @@ def _agree(
             joint = ask.joint or last
             if joint is None:  # the device contradicts itself about its own inputs and outputs: they stay as they are
                 continue
-            raise Unmet(joint, Origin(want.rule, want.place, reason))
+            raise Unmet(joint, replace(want.origin, reason=reason))
     # What shares its scale with other tensors has one: their channels may be others.
     return listed(one_scale(types) if len(members) > 1 else types), tuple(dict.fromkeys(origins)), apart
 

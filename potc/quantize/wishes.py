@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from potc.diagnostics.source import Span
@@ -14,28 +14,27 @@ from potc.match.cover import Finder
 from potc.match.environment import MatchEnvironment, Scope
 from potc.match.joint import Joint, JointCover, Member, ports
 from potc.match.match import Bound, is_true, why_not
+from potc.match.record import record
 from potc.quantize.channels import on_axes, one_scale
 from potc.quantize.constants import choose_branch
 from potc.quantize.plan import Origin
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Want:
-    """What one part of a device wants of a tensor. ``types`` empty: float; ``none``: float will do as well; ``derived``: its
-    scale would be the product of others, which only a constant's can be; ``axisless``: its scales lie along an axis that the
-    tensor has not."""
+    """What one part of a device wants of a tensor, and which rule says so. ``types`` empty: float; ``none``: float will do as
+    well; ``derived``: its scale would be the product of others, which only a constant's can be; ``axisless``: its scales lie
+    along an axis that the tensor has not."""
 
-    rule: str
-    place: str
+    origin: Origin
     name: str
-    words: str
     types: Ranked
     none: bool
     derived: bool = False
     axisless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ask:
     """One kernel's wish for one tensor, the meet of what its parts want. ``reader``: (node, port), None where the kernel
     makes the tensor. ``joint`` is None for what the device says of the model's inputs and outputs."""
@@ -47,8 +46,8 @@ class Ask:
     wants: tuple[Want, ...]
 
     @property
-    def origins(self) -> Iterator[Origin]:
-        return (Origin(w.rule, w.place, w.words) for w in self.wants)
+    def origins(self) -> tuple[Origin, ...]:
+        return tuple([w.origin for w in self.wants])
 
 
 @dataclass(slots=True)
@@ -120,7 +119,7 @@ def _ends_of_the_model(problem: Problem, wishes: Wishes) -> None:
     for end, tensors in (("graph input", snapshot.graph_inputs), ("graph output", snapshot.graph_outputs)):
         stated = [(p, p.graph_input if end == "graph input" else p.graph_output) for p in problem.programs]
         wants = tuple(
-            Want(end, a.span.place, end, f"{end} of the device", problem.ranked(a, p), a.none)
+            Want(Origin(end, a.span.place, f"{end} of the device"), end, problem.ranked(a, p), a.none)
             for p, a in stated
             if a is not None
         )
@@ -162,7 +161,7 @@ def _hear(problem: Problem, joint: Joint, scopes: Mapping[int, Scope], wishes: W
                 return
         for bound, want in _wants(problem, member, environment):
             if want.types and (trouble := _trouble(bound, want, problem)):
-                wishes.refused[id(joint)] = Origin(want.rule, want.place, trouble)
+                wishes.refused[id(joint)] = replace(want.origin, reason=trouble)
                 return
             key = (bound.tensor, None if bound.port < 0 else (bound.node, bound.port))
             wants.setdefault(key, []).append(want)
@@ -207,7 +206,8 @@ def _wants(problem: Problem, member: Member, environment: MatchEnvironment) -> I
             words = f"{'made' if bound.port < 0 else 'read'} as `{statement.target}` by the kernel at {first}"
             wanted = on_axes(types, bound, snapshot, member.program.signatures)
             lost = bool(types) and not wanted
-            yield bound, Want(name, place, statement.target, words, wanted or types, alternatives.none, derived, lost)
+            origin = Origin(name, place, words)
+            yield bound, Want(origin, statement.target, wanted or types, alternatives.none, derived, lost)
 
 
 def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want]) -> Ask | Origin | None:
@@ -221,17 +221,18 @@ def _together(joint: Joint, reader: tuple[int, int] | None, wants: Sequence[Want
     if len(wants) < len(kernels) or any(not w.types for w in wants):
         if not insisting:
             return None
-        spoken = {w.rule for w in wants if w.types}
+        spoken = {w.origin.rule for w in wants if w.types}
         silent = next((m for m in kernels if m.rule not in spoken), kernels[0])
         first = insisting[0]
-        reason = f"`{first.name}` must be {spelled(first.types)} ({first.place}), and {silent.rule} takes it in float"
+        must = f"`{first.name}` must be {spelled(first.types)} ({first.origin.place})"
+        reason = f"{must}, and {silent.rule} takes it in float"
         return Origin(silent.rule, silent.span.place, reason)
     types = reduce(meet_ranked, (w.types for w in wants))
     if not types:
         if not insisting:
             return None
-        given = "; ".join(f"{w.rule} allows {spelled(w.types)}" for w in wants)
-        return Origin(wants[-1].rule, wants[-1].place, f"no format of `{wants[0].name}` suits all parts: {given}")
+        given = "; ".join(f"{w.origin.rule} allows {spelled(w.types)}" for w in wants)
+        return replace(wants[-1].origin, reason=f"no format of `{wants[0].name}` suits all parts: {given}")
     return Ask(joint, reader, types, not insisting, tuple(wants))
 
 
