@@ -29,6 +29,8 @@ ALLOWED = {
     "ReduceMin": "written by calibration to see a range",
     "ReduceMax": "written by calibration to see a range",
     "ReduceSum": "written by calibration to see what is not a number",
+    "GlobalMaxPool": "written by calibration to see a range, channel by channel",
+    "GlobalAveragePool": "written by calibration to see what is not a number, channel by channel",
     "ReduceSumSquare": "written by equalization to see the power of each channel",
     "ReduceMean": "written by calibration to see the mean of each channel",
     "Constant": "a constant as a node: read, where a graph is judged by what it stores",

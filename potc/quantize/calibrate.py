@@ -103,7 +103,8 @@ class _Observer:
         self._fetched = tuple(sorted({*windowed, *(t for t in needs.fetched if t in own)}))
         self._quantiles = needs.quantiles
         self._ends = [o.name for o in model.proto.graph.output if body is not None or _is_float(o)]
-        self._scalars = list(reductions(model.proto, self._tensors))
+        self._rectified = frozenset(t for t in plan.rectified if t in own)
+        self._scalars = reductions(model.proto, self._tensors, self._rectified)
         means = list(mean_outputs(model.proto, len(self._channels)))
         values = list(value_outputs(model.proto, len(self._fetched)))
         self._inner = InnerRuns(model, plan)
@@ -111,7 +112,9 @@ class _Observer:
         self._outputs = [*self._scalars, *means, *values, *self._ends, *self._inner.reads]
         self._runs = 0
         channels = list(self._channels.values())
-        self._session = open_float(instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads))
+        self._session = open_float(
+            instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads, self._rectified)
+        )
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
         self._means = {key: ChannelMean() for key in averaged}
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -181,7 +184,11 @@ class _Observer:
 
     def _checked(self, index: int, feed: Mapping[str, np.ndarray], results: Sequence[Any]) -> np.ndarray:
         """Minimum and maximum of each tensor in this sample, all finite but for tensors without elements."""
-        seen = np.array(results[: len(self._scalars)], np.float32).reshape(-1, len(REDUCTIONS))
+        seen = np.zeros(
+            (len(self._tensors), len(REDUCTIONS)), np.float32
+        )  # nothing is below 0 where no minimum was taken
+        for place, value in zip(self._scalars.values(), results, strict=False):
+            seen[place] = value
         extremes = seen[:, :2].copy()
         for position in np.flatnonzero(~np.isfinite(seen).all(axis=1)):
             low, high, total = seen[position].tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,22 @@ from potc.quantize.windows import matrices
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
+# What reduces channels first, in whatever layout onnxruntime keeps them: no copy in another layout is made.
+POOLS = {"max": "GlobalMaxPool", "sum": "GlobalAveragePool"}
 
 
-def reductions(proto: onnx.ModelProto, tensors: Sequence[str]) -> tuple[str, ...]:
-    """Names of the outputs that ``instrument`` adds: minimum, maximum and sum of each tensor in turn."""
+def reductions(
+    proto: onnx.ModelProto, tensors: Sequence[str], rectified: Collection[str] = ()
+) -> dict[str, tuple[int, int]]:
+    """Names of the outputs that ``instrument`` adds: minimum, maximum and sum of each tensor in turn, without the minimum of
+    ``rectified`` ones. With each the number of its tensor, and its own place in ``REDUCTIONS``."""
     prefix = free_prefix(proto, "observed")
-    return tuple(f"{prefix}/{i}/{word}" for i in range(len(tensors)) for word, _ in REDUCTIONS)
+    return {
+        f"{prefix}/{i}/{word}": (i, place)
+        for i, tensor in enumerate(tensors)
+        for place, (word, _) in enumerate(REDUCTIONS)
+        if place or tensor not in rectified
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,7 @@ def instrument(
     means: Sequence[Averaged] = (),
     fetched: Sequence[str] = (),
     returned: Sequence[str] = (),
+    rectified: Collection[str] = (),
 ) -> bytes:
     """``proto``, serialized, with three more float32 scalar outputs per tensor (see ``reductions``), one float32 output for
     each of ``means``, see ``mean_outputs``, and one of float32 for each tensor of ``fetched``: its values, see
@@ -140,22 +151,29 @@ def instrument(
     ``tensors`` are float tensors of the graph: model inputs and initializers too. Other float types are cast to
     float32 first, so a double beyond its range counts as infinite. The minimum and maximum of a tensor without elements
     are inf and -inf. Of a tensor that holds NaN they mean nothing, but then the sum is NaN, in every position; so it is
-    there to be tested, not to be used. The model's own outputs stay: they cost nothing unless they are asked for.
+    there to be tested, not to be used. Of ``rectified`` tensors of [N, C, H, W] the sum is one of means. The model's own
+    outputs stay: they cost nothing unless they are asked for.
 
     Raises ValueError for a name that the main graph does not define or that is no float tensor.
     """
     prefix = free_prefix(proto, "observed")
     nodes: list[onnx.NodeProto] = []
     outputs: list[onnx.ValueInfoProto] = []
+    pictures = _pictures(proto).intersection(rectified)
     for index, (tensor, dtype) in enumerate(_checked(proto, tensors)):
         source = tensor
         if dtype != TensorProto.FLOAT:
             source = f"{prefix}/{index}/float"
             nodes.append(helper.make_node("Cast", [tensor], [source], name=source, to=TensorProto.FLOAT))
-        for word, reduction in REDUCTIONS:
-            # Without axes every opset reduces all of them.
+        pooled = tensor in pictures
+        for word, reduction in REDUCTIONS[tensor in rectified :]:
             name = f"{prefix}/{index}/{word}"
-            nodes.append(helper.make_node(reduction, [source], [name], name=name, keepdims=0))
+            first = source
+            if pooled:
+                first = f"{name}/channels"
+                nodes.append(helper.make_node(POOLS[word], [source], [first], name=first))
+            # Without axes every opset reduces all of them.
+            nodes.append(helper.make_node(reduction, [first], [name], name=name, keepdims=0))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     more, stored = mean_graph(zip(mean_outputs(proto, len(means)), means, strict=True), opset)
@@ -166,6 +184,17 @@ def instrument(
     outputs.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
     outputs.extend(_returned(proto, returned))
     return appended(proto, nodes, outputs, stored)
+
+
+def _pictures(proto: onnx.ModelProto) -> set[str]:
+    """Computed float32 tensors of [N, C, H, W] whose channels certainly have elements."""
+    return {
+        value.name
+        for value in proto.graph.value_info
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+        and len(dims := value.type.tensor_type.shape.dim) == 4
+        and all(d.dim_value > 0 for d in dims[1:])
+    }
 
 
 def _returned(proto: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[onnx.ValueInfoProto]:

@@ -107,6 +107,7 @@ def whole(parts: Sequence[Part]) -> Plan:
         left,
         tuple(corrections),
         first.absent,
+        tuple(dict.fromkeys(t for plan in plans for t in plan.rectified)),
     )
 
 

@@ -170,7 +170,10 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that was decided before any sample was seen. Equal inputs give equal plans, whatever the names and order."""
+    """Everything that was decided before any sample was seen. Equal inputs give equal plans, whatever the names and order.
+
+    ``rectified``: those of the observed tensors that can't hold a negative number, in their order.
+    """
 
     device: str
     quantizers: tuple[Quantizer, ...]
@@ -180,6 +183,7 @@ class Plan:
     left: tuple[Left, ...]
     corrections: tuple[Correction, ...] = ()
     absent: tuple[Absent, ...] = ()
+    rectified: tuple[str, ...] = ()
 
     @property
     def observed(self) -> tuple[str, ...]:

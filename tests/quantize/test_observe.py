@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
-from onnx import parser
+from onnx import TensorProto, helper, numpy_helper, parser, shape_inference
 
-from potc.quantize.observe import expose, instrument, reductions, value_outputs
+from potc.quantize.observe import REDUCTIONS, expose, instrument, reductions, value_outputs
 
 GRAPH = """g (float[N, 4] x, double[2] d, float16[2] h) => (float[N, 4] y, float[1, 1] z)
 <float[1, 4] w = {1, 2, 3, -4}> {
@@ -86,3 +87,51 @@ def test_only_float_tensors_of_the_main_graph(tensor: str) -> None:
     )
     with pytest.raises(ValueError, match=tensor):
         instrument(proto, [tensor])
+
+
+PICTURES = """g (float[N, 3, 4, 4] x, float[8, 3, 3, 3] w) => (float[N, 8, 2, 2] y) {
+  a = Conv(x, w)
+  y = Relu(a)
+}"""
+
+
+def pictures() -> onnx.ModelProto:
+    proto = shape_inference.infer_shapes(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {PICTURES}'))
+    weights = np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    del proto.graph.input[1]
+    proto.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, 2, 2]))
+    return proto
+
+
+def observed(proto: onnx.ModelProto, tensors: list[str], rectified: list[str], x: np.ndarray) -> np.ndarray:
+    places = reductions(proto, tensors, rectified)
+    found = np.zeros((len(tensors), len(REDUCTIONS)))
+    results = run(instrument(proto, tensors, rectified=rectified), list(places), {"x": x})
+    for place, value in zip(places.values(), results, strict=True):
+        found[place] = value
+    return found
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_rectified_pictures_have_the_same_maximum_and_no_minimum(samples: int) -> None:
+    proto = pictures()
+    x = np.random.default_rng(1).normal(size=(samples, 3, 4, 4)).astype(np.float32)
+    plain = observed(proto, ["a", "y"], [], x)
+    pooled = observed(proto, ["a", "y"], ["y"], x)
+    assert pooled[0].tolist() == plain[0].tolist()
+    assert pooled[1, :2].tolist() == [0, plain[1, 1]]
+    assert pooled[1, 2] == pytest.approx(plain[1, 2] / 4, rel=1e-5)  # means of 2 x 2 positions
+
+
+def test_the_sum_of_means_tells_of_nan_anywhere() -> None:
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 8, 2, 2] x) => (float[1, 8, 2, 2] y)'
+        "<float[1, 8, 2, 2] b = {" + ", ".join(["0"] * 32) + "}> { a = Add(x, b)  y = Add(a, b) }"
+    )
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 8, 2, 2]))
+    for value in (np.nan, np.inf):
+        for position in range(32):
+            x = np.ones((1, 8, 2, 2), np.float32)
+            x.reshape(-1)[position] = value
+            assert not np.isfinite(observed(proto, ["a"], ["a"], x)[0, 2])
