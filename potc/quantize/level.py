@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from potc.quantize.narrow import grouped, lane_limits, rows_of
+from potc.quantize.narrow import grouped, lane_limits, lane_sums, parts, rows_of
 from potc.quantize.plan import Lanes
 
 
@@ -27,27 +27,41 @@ def level(
     Where a sum is n codes off, the n codes that lie nearest to the next integer move there: at most one per group, only
     where the group stays safe, and only within ``bounds`` (lowest and highest code).
     """
-    rows = _to_groups(codes.astype(np.int64), axis, lanes)
-    exact = _to_groups(values, axis, lanes).astype(np.float64)
-    residual = exact / np.atleast_1d(scale).astype(np.float64)[:, None, None] - rows
-    missing = np.rint(residual.sum((1, 2))).astype(np.int64)
-    low_limit, high_limit = lane_limits(lanes, activation_span) if lanes.lanes > 1 else bounds
+    rows = np.array(_to_groups(codes, axis, lanes))
+    exact = _to_groups(values, axis, lanes)
+    steps = np.atleast_1d(scale).astype(np.float64)[:, None, None]
+    limits = lane_limits(lanes, activation_span) if lanes.lanes > 1 else bounds
     padding = _padding(codes, axis, lanes)
-    for sign, limit, bound in ((1, high_limit, bounds[1]), (-1, -low_limit, -bounds[0])):
+    for some in parts(rows.shape):
+        before = rows[some].astype(np.int64)
+        rows[some] = _leveled(before, exact[some].astype(np.float64) / steps[some] - before, limits, bounds, padding)
+    return _from_groups(rows, codes, axis, lanes)
+
+
+def _leveled(
+    rows: np.ndarray, residual: np.ndarray, limits: tuple[int, int], bounds: tuple[int, int], padding: np.ndarray
+) -> np.ndarray:
+    """The codes of a few scales, int64 [C, G, lanes], changed in place. ``residual``: what rounding left of each."""
+    missing = np.rint(residual.sum((1, 2))).astype(np.int64)
+    for sign, limit, bound in ((1, limits[1], bounds[1]), (-1, -limits[0], -bounds[0])):
         (chosen,) = np.nonzero(missing * sign > 0)
         if not len(chosen):
             continue
         signed = rows[chosen] * sign
-        full = (np.maximum(signed, 0).sum(-1, keepdims=True) >= limit) & (signed >= 0)
+        full = (lane_sums(np.maximum(signed, 0))[..., None] >= limit) & (signed >= 0)
         nearness = np.where(full | (signed >= bound) | padding, -np.inf, residual[chosen] * sign)
         lane = nearness.argmax(-1)
         best = np.take_along_axis(nearness, lane[..., None], -1)[..., 0]
-        nearest = (-best).argsort(-1, kind="stable")
-        among = np.arange(nearest.shape[1]) < (missing[chosen] * sign)[:, None]
-        row, place = np.nonzero(among & np.isfinite(np.take_along_axis(best, nearest, -1)))
-        group = nearest[row, place]
+        row, group = np.nonzero(largest(best, missing[chosen] * sign) & np.isfinite(best))
         rows[chosen[row], group, lane[row, group]] += sign
-    return _from_groups(rows, codes, axis, lanes)
+    return rows
+
+
+def largest(values: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """[C, G]: True for the ``count`` (>= 1) largest of each row; of equal ones the first are taken."""
+    last = np.sort(-values, axis=-1)[np.arange(len(values)), np.minimum(count, values.shape[1]) - 1][:, None]
+    above, equal = -values < last, -values == last
+    return above | (equal & (equal.cumsum(-1) <= (count - above.sum(-1))[:, None]))
 
 
 # ---------------------------------------------------------------------------------------------- groups and back

@@ -12,11 +12,14 @@ one is found by bisection over float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from potc.quantize.plan import Lanes
+
+PART = 1 << 16  # weights that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,7 @@ def unsafe_groups(codes: np.ndarray, axis: int | None, lanes: Lanes, activation_
     """
     groups = grouped(rows_of(codes, axis, lanes.order).astype(np.int64), lanes.lanes)
     low, high = lane_limits(lanes, activation_span)
-    positive = np.where(groups > 0, groups, 0).sum(-1)
-    negative = np.where(groups < 0, groups, 0).sum(-1)
+    positive, negative = lane_sums(np.maximum(groups, 0)), lane_sums(np.minimum(groups, 0))
     return int(np.count_nonzero((positive > high) | (negative < low)))
 
 
@@ -100,13 +102,29 @@ def grouped(rows: np.ndarray, lanes: int) -> np.ndarray:
     return rows.reshape(channels, height * (rows.shape[2] // lanes), lanes)
 
 
+def lane_sums(groups: np.ndarray) -> np.ndarray:
+    """[..., lanes] added up over the lanes, in the same dtype. numpy's own sum takes many times as long over so few numbers."""
+    total = groups[..., 0].copy()
+    for lane in range(1, groups.shape[-1]):
+        total += groups[..., lane]
+    return total
+
+
+def parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Ranges of the first axis, small enough for what is computed from them to stay in a processor's cache."""
+    step = max(1, PART // max(1, math.prod(shape[1:])))
+    return (slice(start, start + step) for start in range(0, shape[0], step))
+
+
 def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int, int]) -> np.ndarray:
     """[C] float32 safe scales for [C, R, K] weights."""
     # float32 is enough to sort groups into safe and suspect: a margin below covers its rounding.
     groups = grouped(rows.astype(np.float32, copy=False), lanes)
     result = scale.copy()
     for sign, limit in ((1, limits[1]), (-1, -limits[0])):
-        sums = np.maximum(groups * np.float32(sign), 0).sum(-1, dtype=np.float64)
+        sums = np.empty(groups.shape[:2])
+        for some in parts(groups.shape):
+            sums[some] = lane_sums(np.maximum(groups[some] * np.float32(sign), 0).astype(np.float64))
         # A group's codes add up to its sum / scale, give or take half a code per lane.
         largest = sums.max(axis=1, initial=0.0)
         surely_unsafe = largest * (1 - 1e-6) / (limit + lanes / 2)
@@ -134,17 +152,18 @@ def _thresholds(groups: np.ndarray, scale: np.ndarray, floor: np.ndarray, limit:
 
     def is_safe(bits: np.ndarray) -> np.ndarray:
         steps = bits.astype(np.uint32).view(np.float32).astype(np.float64)
-        return np.rint(groups / steps[:, None]).sum(-1) <= limit
+        return lane_sums(np.rint(groups / steps[:, None])) <= limit
 
     low = scale.view(np.uint32).astype(np.int64)
     start = is_safe(low)
     raised = np.nextafter(floor.astype(np.float32), np.float32(0)).view(np.uint32).astype(np.int64)
     low = np.where(is_safe(raised), low, np.maximum(low, raised))
     # Above twice its largest weight every code of a group is 0; float32 can always hold that, as scales leave room.
-    high = (
-        np.minimum(groups.max(-1) * 2.01, np.finfo(np.float32).max).astype(np.float32).view(np.uint32).astype(np.int64)
-    )
-    high = np.maximum(high, low)
+    enough, slack = groups.max(-1) * 2.01, limit - groups.shape[-1] / 2
+    if slack > 0:  # each code is at most half a step more than its weight
+        enough = np.minimum(enough, lane_sums(groups) * (1 + 1e-6) / slack)
+    enough = np.minimum(enough, np.finfo(np.float32).max).astype(np.float32)
+    high = np.maximum(enough.view(np.uint32).astype(np.int64), low)
     while np.any(high - low > 1):
         middle = (low + high) // 2
         safe = is_safe(middle)

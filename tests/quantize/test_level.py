@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from potc.quantize.level import level
+from potc.quantize.level import largest, level
 from potc.quantize.narrow import narrow, unsafe_groups
 from potc.quantize.plan import Lanes
 
@@ -66,3 +66,11 @@ def test_codes_stay_within_their_bounds() -> None:
     codes = np.full((1, 4), 127, np.int8)
     lanes = Lanes("i32", 1, (1,))
     np.testing.assert_array_equal(level(codes, weights, np.ones(1, np.float32), 0, lanes, 255, BOUNDS), codes)
+
+
+@given(hnp.arrays(np.float64, (3, 6), elements=st.sampled_from([-np.inf, -1.0, 0.0, 0.25, 0.5])), st.integers(1, 8))
+def test_of_equal_values_the_first_are_the_largest(values: np.ndarray, count: int) -> None:
+    taken = largest(values, np.full(3, count))
+    expected = (-values).argsort(-1, kind="stable")[:, :count]
+    for row in range(3):
+        assert np.flatnonzero(taken[row]).tolist() == sorted(expected[row].tolist())
