@@ -26,8 +26,9 @@ from potc.data.source import Annotations, open_annotated
 from potc.evaluate.metrics.foreign import as_metric
 from potc.evaluate.metrics.metric import Metric
 from potc.evaluate.metrics.named import metric_named
-from potc.evaluate.scoring import Scores, Words, score
+from potc.evaluate.scoring import Scores, Words, in_floats, score
 from potc.execute.processes import Processes
+from potc.execute.session import use_libraries
 from potc.execute.tasks import Executor, InProcess
 from potc.graph.model import Model
 from potc.graph.read import read_model
@@ -275,6 +276,7 @@ def evaluate(
     samples: int | None = None,
     seed: int | None = None,
     reference: Path_ | Compiled | None = None,
+    ort_library: Names = (),
     simulate: bool = False,
     resamples: int = 1000,
     progress: Progress | None = None,
@@ -284,8 +286,9 @@ def evaluate(
 
     Raises Rejected; ValueError where two metrics have the same name.
     """
+    use_libraries(names(ort_library))
     metrics = _metrics(metric)
-    models = [_read(m) for m in (model, other) if m is not None]
+    models = [_scored(m) for m in (model, other) if m is not None]
     preprocessing = _preprocessing(preprocess)
     known = Annotations(labels, None if images is None else os.fspath(images))
     dataset = open_annotated(_data(data), input_specs(models[0][1]), samples, seed, preprocessing, known)
@@ -293,7 +296,7 @@ def evaluate(
         models,
         dataset,
         Words(metrics, simulate, resamples),
-        reference=None if reference is None else _read(reference),
+        reference=None if reference is None else _scored(reference),
         source=data if isinstance(data, str) else "",
         preprocessing=preprocessing.told(),
         progress=progress or (lambda done, total: None),
@@ -312,9 +315,11 @@ def verify(
     device: str | None = None,
     set: Mapping[str, Any] | None = None,
     extern: Names = (),
+    ort_library: Names = (),
 ) -> tuple[Verdict, ...]:
     """``potc verify``: what a device would not run of a quantized model of any tool; for a meet, a verdict of each part."""
     settings = words(set)
+    use_libraries(names(ort_library))
     program = load_rules(os.fspath(rules), device=device, settings=settings, externs=names(extern))
     return judge(_read(model)[1], program)
 
@@ -374,6 +379,7 @@ def bench(
     device: str | None = None,
     set: Mapping[str, Any] | None = None,
     extern: Names = (),
+    ort_library: Names = (),
 ) -> Bench:
     """``potc bench``: latency of two model files in turns, what runs on integers, sizes; ``rules`` tells why nodes stay in float.
 
@@ -381,6 +387,7 @@ def bench(
     """
     if runs < 6:
         raise ValueError(f"runs is {runs}, wanted at least 6")
+    use_libraries(names(ort_library))
     left: tuple[Any, ...] = ()
     if rules is not None:
         left = examine(os.fspath(float_model), os.fspath(rules), device, words(set), names(extern)).plan.left
@@ -412,6 +419,11 @@ def _read(model: Path_ | Compiled) -> tuple[str, Model]:
 
         return "compiled", Model("compiled", onnx.ModelProto.FromString(model.model), ())
     return os.fspath(model), read_model(os.fspath(model))
+
+
+def _scored(model: Path_ | Compiled) -> tuple[str, Model]:
+    name, read = _read(model)
+    return name, in_floats(read)
 
 
 def _preprocessing(recipe: str | Mapping[str, Any] | None) -> Preprocessing:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, format_option, library_option, load_libraries
 from potc.cli.terminal import Session, Terminal
 
 
@@ -23,6 +23,7 @@ from potc.cli.terminal import Session, Terminal
 @click.option(
     "--extern", "externs", metavar="FILE.py", multiple=True, help="A Python file that may run, for `extern pred`."
 )
+@library_option
 @format_option
 @color_option
 @click.option("-v", "--verbose", is_flag=True, help="List all nodes in float.")
@@ -44,6 +45,7 @@ def command(
 
     if words["rules"] is None and (words["device"] or words["settings"] or words["externs"]):
         raise click.UsageError("--device, --set and --extern say more of --rules")
+    load_libraries(words["libraries"])
     left: tuple[Any, ...] = ()
     if words["rules"] is not None:
         from potc.workbench.explain_model import examine

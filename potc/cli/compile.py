@@ -13,7 +13,7 @@ import click
 from potc.cli.data_options import DATA, annotation_options
 from potc.cli.depfile import depfile
 from potc.cli.failed import failed_verification
-from potc.cli.options import color_option, report_format_option
+from potc.cli.options import color_option, known_libraries, library_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
 from potc.cli.target_options import check_target, target_options
@@ -75,9 +75,7 @@ class Outputs:
 @click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
 @click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
 @click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
-@click.option(
-    "--ort-library", "libraries", metavar="FILE", multiple=True, help="A library of operators for onnxruntime to run."
-)
+@library_option
 @click.option("--data", metavar="DATA", help=DATA)
 @annotation_options
 @click.option("-o", "--output", metavar="OUT", help="The compiled model; - is standard output.")
@@ -248,21 +246,13 @@ def job_of(rules: str, words: Mapping[str, Any]) -> Job:
         seed=words["seed"],
         ranges=words["ranges"],
         externs=words["externs"],
-        libraries=_libraries(words["libraries"]),
+        libraries=known_libraries(words["libraries"]),
         scopes=Scopes(words["names"], words["operators"], words["between"]),
         preprocess=read_preprocessing(words["preprocess"]),
         annotations=Annotations(words["labels"], words["images"]),
         io=dict(_io(w) for w in words["io"]),
         **effort(words["preset"]),
     )
-
-
-def _libraries(files: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises Rejected for one that is not there: onnxruntime would blame the model."""
-    for file in files:
-        if not Path(file).is_file():
-            raise reject("missing-file", f"there is no file {file}", exit_code=2)
-    return files
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from potc.cli.data_options import DATA, annotation_options
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, format_option, library_option, load_libraries
 from potc.cli.terminal import Session, Terminal
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ TARGET_MISSED = 3
 @click.option("--samples", type=click.IntRange(min=1), help="Use at most so many samples.")
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the samples by this number, not evenly.")
 @click.option("--reference", metavar="FLOAT.onnx", help="The model that metrics without labels compare with.")
+@library_option
 @click.option("--simulate", is_flag=True, help="Compute quantizers in float, not on onnxruntime's integer kernels.")
 @click.option(
     "--resamples", type=click.IntRange(min=1), default=1000, show_default=True, help="Draws of the bootstrap."
@@ -63,17 +64,17 @@ def _scored(models: tuple[str, ...], words: dict[str, Any], terminal: Terminal) 
     from potc.data.preprocessing import read_preprocessing
     from potc.data.source import Annotations, open_annotated
     from potc.evaluate.metrics.named import metric_named
-    from potc.evaluate.scoring import Words, score
-    from potc.graph.read import read_model
+    from potc.evaluate.scoring import Words, read_scored, score
 
     metrics = [metric_named(text) for text in words["metrics"] or ("sqnr",)]
     names = [m.name for m in metrics]
     if len(set(names)) < len(names):
         raise click.UsageError("two metrics have the same name")
+    load_libraries(words["libraries"])
     with watching(terminal) as (stage, progress):
         stage("model")
-        read = [(path, read_model(path)) for path in models]
-        reference = words["reference"] and (words["reference"], read_model(words["reference"]))
+        read = [(path, read_scored(path)) for path in models]
+        reference = words["reference"] and (words["reference"], read_scored(words["reference"]))
         preprocessing = read_preprocessing(words["preprocess"])
         known = Annotations(words["labels"], words["images"])
         specs = input_specs(read[0][1])

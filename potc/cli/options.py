@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+from potc.diagnostics.diagnostic import reject
 
 Command = Callable[..., Any]
 
@@ -21,6 +24,27 @@ def format_option(command: Command) -> Command:
     choice = click.Choice(["text", "json"])
     text = "json: the answer, diagnostics included, on standard output."
     return click.option("--format", "form", type=choice, default="text", help=text)(command)
+
+
+def library_option(command: Command) -> Command:
+    """Adds --ort-library, whose files ``known_libraries`` checks."""
+    text = "A library of operators for onnxruntime to run."
+    return click.option("--ort-library", "libraries", metavar="FILE", multiple=True, help=text)(command)
+
+
+def known_libraries(files: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises Rejected for one that is not there: onnxruntime would blame the model."""
+    for file in files:
+        if not Path(file).is_file():
+            raise reject("missing-file", f"there is no file {file}", exit_code=2)
+    return files
+
+
+def load_libraries(files: tuple[str, ...]) -> None:
+    """Every model of this run may use their operators. Raises Rejected for one that is not there."""
+    from potc.execute.session import use_libraries  # imports onnxruntime
+
+    use_libraries(known_libraries(files))
 
 
 def report_format_option(command: Command) -> Command:

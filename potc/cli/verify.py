@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option, report_format_option
+from potc.cli.options import color_option, library_option, load_libraries, report_format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Rejected
 
@@ -20,6 +20,7 @@ from potc.diagnostics.diagnostic import Rejected
 @click.option(
     "--extern", "externs", metavar="FILE.py", multiple=True, help="Python file that rules may ask; repeatable."
 )
+@library_option
 @report_format_option
 @color_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is wrong.")
@@ -40,6 +41,7 @@ def command(session: Session, models: tuple[str, ...], form: str, color: str, qu
     from potc.language.resolve import load_rules
     from potc.legal.judge import judge
 
+    load_libraries(words["libraries"])
     settings = dict(setting(s) for s in words["settings"])
     program = load_rules(words["rules"], device=words["device"], settings=settings, externs=words["externs"])
     found: list[Any] = []

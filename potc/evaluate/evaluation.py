@@ -20,6 +20,7 @@ import numpy as np
 from potc.data.annotated import AnnotatedDataset, Reannotated
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.evaluate.metrics.metric import Metric, Outputs, Record
+from potc.execute.float_runs import unloadable
 from potc.execute.session import InferenceSession, SessionError, first_line, open_session, run_each
 
 Progress = Callable[[int, int], None]
@@ -107,7 +108,7 @@ def opened(model: Runnable, optimize: bool = True) -> InferenceSession:
     try:
         return open_session(model, optimize=optimize, threads=1)
     except SessionError as error:
-        raise reject("unrunnable-model", f"onnxruntime can't load the model: {error}") from error
+        raise unloadable(error, "the model") from error
 
 
 def labelled_by(model: Runnable, data: AnnotatedDataset) -> AnnotatedDataset:

@@ -16,6 +16,8 @@ from potc.evaluate.confidence import LEVEL, RESAMPLES, Difference, Interval, dif
 from potc.evaluate.evaluation import Evaluation, evaluate_all, labelled_by
 from potc.evaluate.metrics.metric import Metric
 from potc.graph.model import Model
+from potc.graph.read import read_model
+from potc.quantize.borders import with_float_borders
 
 Stage = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -77,6 +79,18 @@ class Words:
     simulated: bool = False
     resamples: int = RESAMPLES
     seed: int = 0
+
+
+def read_scored(path: str) -> Model:
+    """A model that takes and returns floats: where ``compile --io`` left codes, they are made and read by what the model
+    tells of them. Raises Rejected."""
+    return in_floats(read_model(path))
+
+
+def in_floats(model: Model) -> Model:
+    """The same for a model in memory. Raises Rejected (``invalid-model``)."""
+    proto = with_float_borders(model.proto)
+    return model if proto is model.proto else model.with_proto(proto)
 
 
 def score(

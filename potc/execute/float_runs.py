@@ -17,11 +17,11 @@ def open_float(serialized: bytes) -> InferenceSession:
         raise unloadable(error) from error
 
 
-def unloadable(error: SessionError) -> Rejected:
-    """The rejection of a float model that onnxruntime does not load."""
+def unloadable(error: SessionError, model: str = "the float model") -> Rejected:
+    """The rejection of a model that onnxruntime does not load."""
     foreign = "is not a registered function/op" in str(error)
     help_ = "give the library that holds this operator: --ort-library FILE" if foreign else None
-    return reject("unrunnable-model", f"onnxruntime can't load the float model: {error}", help=help_)
+    return reject("unrunnable-model", f"onnxruntime can't load {model}: {error}", help=help_)
 
 
 def next_results(results: Iterator[Sequence[Any]], index: int) -> Sequence[Any]:

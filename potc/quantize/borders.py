@@ -75,9 +75,21 @@ def borders_of(model: onnx.ModelProto) -> tuple[Border, ...]:
         potc, _, rest = prop.key.partition(".")
         direction, _, tensor = rest.partition(".")
         if potc == "potc" and direction in ("input", "output") and tensor:
-            numbers = json.loads(prop.value)
-            found.append(Border(direction, tensor, numbers["storage"], numbers["scale"], numbers["zero_point"]))
+            found.append(_told(prop.key, prop.value, direction, tensor))
     return tuple(found)
+
+
+def _told(key: str, text: str, direction: str, tensor: str) -> Border:
+    try:
+        numbers = json.loads(text)
+        storage, scale, zero_point = numbers["storage"], float(numbers["scale"]), int(numbers["zero_point"])
+        limits = np.iinfo(np.uint8 if storage == "u8" else np.int8)
+        if storage not in STORAGES or not 0 < scale < np.inf or not limits.min <= zero_point <= limits.max:
+            raise ValueError("no such numbers")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        message = f"the model's metadata `{key}` does not say what its {direction} `{tensor}` holds: {text[:80]!r}"
+        raise reject("invalid-model", message, node=tensor, help="take the entry out, or compile again") from error
+    return Border(direction, tensor, storage, scale, zero_point)
 
 
 def with_float_borders(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -178,10 +190,15 @@ class _Graph:
     def sew(self, border: Border, names: set[str]) -> None:
         """Puts back what ``cut`` took."""
         name, kind = border.tensor, STORAGES[border.storage]
+        value = (self.inputs if border.direction == "input" else self.outputs).get(name)
+        if value is None or value.type.tensor_type.elem_type != kind:
+            message = (
+                f"the model's metadata tells of an {border.direction} `{name}` of {border.storage}, which it has not"
+            )
+            raise reject("invalid-model", message, node=name, help="take the entry out, or compile again")
         codes, scale, zero_point = (fresh(f"{name}/{word}", names) for word in ("codes", "scale", "zero_point"))
         self._graph.initializer.append(numpy_helper.from_array(np.array(border.scale, np.float32), scale))
         self._graph.initializer.append(helper.make_tensor(zero_point, kind, [], [border.zero_point]))
-        value = (self.inputs if border.direction == "input" else self.outputs)[name]
         value.type.tensor_type.elem_type = TensorProto.FLOAT
         self._rename(name, codes)
         if border.direction == "input":

@@ -15,6 +15,7 @@ from potc.data.source import open_samples
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.kernels import CODES, Loaded, element_kinds, load, runs_in_float
 from potc.evaluate.latency import Paired, measure
+from potc.execute.float_runs import unloadable
 from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
 from potc.graph.names import all_nodes
@@ -94,9 +95,7 @@ def bench(float_path: str, integer_path: str, how: How, left: Sequence[Left] = (
     """
     plain, integer = read_model(float_path), read_model(integer_path)
     compiled = serialize(integer.proto)
-    loaded = load(compiled)
-    if loaded is None:
-        raise reject("unrunnable-model", f"onnxruntime does not take `{integer_path}`")
+    loaded = _loaded(compiled, integer_path)
     samples = open_samples(how.data, plain, SAMPLES)
     kinds = element_kinds(loaded.graph)
     executed, borders = _executed(loaded, kinds)
@@ -116,11 +115,21 @@ def bench(float_path: str, integer_path: str, how: How, left: Sequence[Left] = (
 
 def integer_share(path: str) -> tuple[int, int]:
     """How many operators onnxruntime executes on integers, and how many it executes, conversions aside. Raises Rejected."""
-    loaded = load(serialize(read_model(path).proto))
-    if loaded is None:
-        raise reject("unrunnable-model", f"onnxruntime does not take `{path}`")
+    loaded = _loaded(serialize(read_model(path).proto), path)
     executed, _ = _executed(loaded, element_kinds(loaded.graph))
     return sum(e.integer for e in executed), sum(e.count for e in executed)
+
+
+def _loaded(model: bytes, path: str) -> Loaded:
+    """Raises Rejected (``unrunnable-model``) with what onnxruntime says."""
+    loaded = load(model)
+    if loaded is None:
+        try:
+            open_session(model, optimize=True, threads=1)
+        except SessionError as error:
+            raise unloadable(error, f"`{path}`") from error
+        raise reject("unrunnable-model", f"onnxruntime does not write down how it runs `{path}`")
+    return loaded
 
 
 def _size(model: Model) -> int:
@@ -146,7 +155,7 @@ def _latency(plain: Model, first: bytes, second: bytes, samples: Dataset, how: H
             how.warmup,
         )
     except SessionError as error:
-        raise reject("unrunnable-model", f"onnxruntime does not take the model: {error}") from error
+        raise unloadable(error, "the model") from error
     except (RuntimeError, ValueError) as error:
         raise reject("sample-failed", f"onnxruntime does not run the model: {first_line(error)}") from error
 

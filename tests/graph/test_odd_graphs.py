@@ -14,6 +14,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import potc
+from potc.cli.main import main
 from potc.compiler import Compilation, Job, compile_model
 from potc.diagnostics.codes import CODES
 from potc.diagnostics.diagnostic import Rejected
@@ -247,6 +249,52 @@ def test_each_session_registers_the_libraries_of_the_job(monkeypatch: pytest.Mon
     registered.clear()
     compile_model(Job(str(tmp_path / "model.onnx"), "cpu"))
     assert not registered
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_all_who_run_models_take_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registered: list[str] = []
+    monkeypatch.setattr(
+        ort.SessionOptions, "register_custom_ops_library", lambda options, path: registered.append(path)
+    )
+    model = parsed("g (float[2,16] x) => (float[2,16] y) { y = MatMul (x, w) }")
+    model.graph.initializer.append(weight("w", 16, 16))
+    path = str(tmp_path / "model.onnx")
+    onnx.save(model, path)
+    library = tmp_path / "ops.so"
+    library.write_text("no library")
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 2, 16), np.float32))
+    more = ["--ort-library", str(library)]
+    data = ["--data", str(tmp_path / "x.npz")]
+    for words in (["evaluate", path, path, *data], ["bench", path, path, *data, "--runs", "6"]):
+        registered.clear()
+        assert main([*words, *more]) == 0
+        assert registered and set(registered) == {str(library)}
+    assert main(["verify", path, "--rules", "cpu", *more]) in (0, 1)
+    for words in (
+        ["evaluate", path, *data, "--metric", "sqnr"],
+        ["bench", path, path],
+        ["verify", path, "--rules", "cpu"],
+    ):
+        assert main([*words, "--ort-library", "missing.so"]) == 2
+    registered.clear()
+    potc.evaluate(path, path, data=str(tmp_path / "x.npz"), ort_library=str(library))
+    potc.bench(path, path, runs=6, ort_library=str(library))
+    potc.verify(path, rules="cpu", ort_library=[str(library)])
+    assert set(registered) == {str(library)}
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_a_missing_library_is_told_by_all(tmp_path: Path) -> None:
+    model = parsed("g (float[2,16] x) => (float[2,16] y) { y = mine.Odd (x) }")
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    path = str(tmp_path / "model.onnx")
+    onnx.save(model, path)
+    for run in (lambda: potc.evaluate(path, path, data=[np.ones((2, 16), np.float32)]), lambda: potc.bench(path, path)):
+        with pytest.raises(Rejected) as caught:
+            run()
+        assert caught.value.diagnostics[0].code == "unrunnable-model"
+        assert "--ort-library" in (caught.value.diagnostics[0].help or "")
 
 
 def test_hundreds_of_steps_written_out(tmp_path: Path) -> None:

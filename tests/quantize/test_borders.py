@@ -11,6 +11,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+import potc
 from potc.compiler import Compilation, Job, compile_model
 from potc.diagnostics.diagnostic import Rejected
 from potc.execute.session import open_session
@@ -125,3 +126,42 @@ def test_codes_round_half_to_even_and_are_clamped() -> None:
     border = Border("input", "x", "u8", 0.5, 3)
     assert border.codes(np.array([0.25, 0.75, -9, 999], np.float32)).tolist() == [3, 5, 0, 255]
     assert border.values(np.array([0, 3, 255], np.uint8)).tolist() == [-1.5, 0, 126]
+
+
+DIGITS = Path(__file__).parents[2] / "samples" / "digits"
+RECIPE = str(DIGITS / "recipe.toml")
+
+
+def test_models_with_integer_borders_are_scored_like_those_with_float_ones() -> None:
+    words = {"rules": "cpu", "data": str(DIGITS / "calib.npz"), "samples": 4, "preset": "fast"}
+    plain, integer = (potc.compile(DIGITS / "model.onnx", **words, io=io) for io in ("", {"input": "u8"}))
+    assert [b.tensor for b in integer.compilation.borders] == ["input"]
+    more = {"data": str(DIGITS / "test.npz"), "preprocess": RECIPE, "samples": 50, "metric": ["top1", "sqnr"]}
+    first, second = (potc.evaluate(DIGITS / "model.onnx", made, **more).models[1] for made in (plain, integer))
+    assert [(m.metric, m.value) for m in first.metrics] == [(m.metric, m.value) for m in second.metrics]
+    scores = potc.evaluate(integer, plain, **more)
+    assert [m.value for m in scores.models[1].metrics if m.metric == "sqnr"] == [300.0], "they are equal"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("potc.input.x", "no JSON"),
+        ("potc.input.x", "[]"),
+        ("potc.input.x", '{"storage": "u8", "scale": 0.1}'),
+        ("potc.input.x", '{"storage": "u4", "scale": 0.1, "zero_point": 0}'),
+        ("potc.input.x", '{"storage": "u8", "scale": NaN, "zero_point": 0}'),
+        ("potc.input.x", '{"storage": "u8", "scale": 0.1, "zero_point": 300}'),
+        ("potc.input.x", '{"storage": "u8", "scale": 0.1, "zero_point": 1e400}'),
+        ("potc.input.x", "[" * 100_000),
+        ("potc.input.x", '{"storage": "u8", "scale": 0.1, "zero_point": 0}'),
+        ("potc.output.nowhere", '{"storage": "u8", "scale": 0.1, "zero_point": 0}'),
+    ],
+)
+def test_metadata_that_lies_is_told(key: str, value: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Relu(x) }'
+    )
+    model.metadata_props.add(key=key, value=value)
+    with pytest.raises(Rejected, match="invalid-model"):
+        with_float_borders(model)
