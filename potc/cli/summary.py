@@ -19,7 +19,7 @@ LISTED = 12  # rows of a table before the rest is only counted; -v lists all
 def summary(report: Report, output: str, verbose: bool) -> str:
     """What came out, which rules made it, and what stayed in float and why."""
     names = f"{escaped(report.model)} -> {escaped(output)}"
-    lines = [f"{names}  (device {report.device}, {report.samples} samples, preset {report.preset})"]
+    lines = [f"{names}  (device {report.device}, {_counted(report.samples)}, preset {report.preset})"]
     lines += _figures(report)
     if report.choice is not None:
         title = f"settings tried, by SQNR over {report.choice.held_back} samples that were held back"
@@ -50,8 +50,7 @@ def _figures(report: Report) -> Iterator[str]:
     weighted = f"{share.weighted_integer} of {share.weighted} nodes with weights"
     yield f"  integer    {weighted}, {share.integer} of {share.quantizable} nodes in kernels, as onnxruntime runs them"
     told = ", ".join(f"{escaped(o.name)} {o.sqnr_db:.1f} dB" for o in verified.outputs) or "no float output"
-    counted = "1 sample" if verified.samples == 1 else f"{verified.samples} samples"
-    yield f"  SQNR       {told} over {counted}, against the float model"
+    yield f"  SQNR       {told} over {_counted(verified.samples)}, against the float model"
     for border in report.borders:
         numbers = f"{border.storage}, scale {border.scale:.6g}, zero point {border.zero_point}"
         yield f"  {border.direction:<10} {escaped(border.tensor)} {numbers}"
@@ -61,6 +60,10 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"  narrowed   {narrowed.grown} of {narrowed.scales} weight scales, so that no accumulator saturates"
     if (second := report.second_order) is not None:
         yield f"  rounded    {second.rounded} of {second.weights} weights by second moments"
+
+
+def _counted(samples: int) -> str:
+    return "1 sample" if samples == 1 else f"{samples} samples"
 
 
 def _equalized(found: Scaled) -> str:

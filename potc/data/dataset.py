@@ -121,8 +121,22 @@ def sample_shape(where: str, spec: InputSpec, stored: tuple[int, ...]) -> tuple[
             added = " with the batch axis added" if len(shape) > len(stored) else ""
             sizes = "x".join(map(str, shape))
             message = f"samples of `{spec.name}` in {where} are {sizes}{added}: axis {axis} is {found}, the model takes {wanted}"
-            raise reject("wrong-data-shape", message, node=spec.name, help=f"the model takes {spec}")
+            raise reject(
+                "wrong-data-shape", message, node=spec.name, help=f"the model takes {spec}{_turned(shape, spec.shape)}"
+            )
     return shape
+
+
+def _turned(found: tuple[int, ...], wanted: Sequence[int | None]) -> str:
+    """What to do where pictures would fit with their channels at the other end."""
+    if len(found) != 4:
+        return ""
+    batch, *rest = found
+    for layout, shape in (("chw", (batch, rest[2], *rest[:2])), ("hwc", (batch, *rest[1:], rest[0]))):
+        if all(w is None or f == w for f, w in zip(shape, wanted, strict=True)):
+            stored = "hwc" if layout == "chw" else "chw"
+            return f"; as {stored} pictures they would fit: --preprocess \"stored = '{stored}', layout = '{layout}'\""
+    return ""
 
 
 def check_dtype(where: str, spec: InputSpec, stored: np.dtype[np.generic]) -> None:
@@ -140,7 +154,7 @@ def check_dtype(where: str, spec: InputSpec, stored: np.dtype[np.generic]) -> No
         "wrong-data-type",
         message,
         node=spec.name,
-        help="store the samples as the model takes them, after preprocessing",
+        help="store the samples as the model takes them, after preprocessing, or say with --preprocess what is to be done to them",
     )
 
 

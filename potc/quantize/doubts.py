@@ -1,8 +1,8 @@
 """What looks doubtful about samples and ranges: warnings for the owner of a model, each with a reason to look.
 
 The thresholds were set on twelve models with labelled data: with samples as the models take them nothing is told, with
-pictures that were not scaled, scaled twice or all alike nearly always something. What was tried is in
-docs/decisions/0021-range-estimators.md.
+pictures that were not scaled, scaled twice or all alike nearly always something. docs/reference/data.md lists for users what is
+told and what can't be seen.
 """
 
 from __future__ import annotations

@@ -70,6 +70,22 @@ def test_what_does_not_fit_is_told(tmp_path: Path, arrays: dict[str, np.ndarray]
     assert all(word in diagnostic.message for word in words)
 
 
+@pytest.mark.parametrize(
+    ("stored", "model", "words"),
+    [
+        ((4, 5, 3), (None, 3, 4, 5), "stored = 'hwc', layout = 'chw'"),
+        ((3, 4, 5), (1, 4, 5, 3), "stored = 'chw', layout = 'hwc'"),
+    ],
+)
+def test_pictures_that_lie_otherwise_are_told_how(
+    tmp_path: Path, stored: tuple[int, ...], model: tuple[int | None, ...], words: str
+) -> None:
+    path = write(tmp_path, input=np.zeros((2, *stored), np.float32))
+    with pytest.raises(Rejected) as caught:
+        open_npz(path, [InputSpec("input", np.dtype(np.float32), model)])
+    assert words in (caught.value.diagnostics[0].help or "")
+
+
 def test_a_misspelt_name_gets_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as caught:
         open_npz(write(tmp_path, inptu=np.zeros((2, 3, 4, 4), np.float32)), [PICTURE])
