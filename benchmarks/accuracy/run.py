@@ -16,7 +16,6 @@ import argparse
 import fnmatch
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import scoring
 from costs import Process, latencies, measured
 from coverage import Coverage, coverage
 from elsewhere import Elsewhere
+from host import machine
 from table import page
 from tools import BASELINE, TOOLS, Environments, Tool, command, serve, suffix
 
@@ -162,22 +162,6 @@ def covered(path: Path, server: list[str], threads: int) -> Coverage:
 
 def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def machine() -> dict[str, Any]:
-    """What figures of speed depend on."""
-    words = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    facts = dict(line.split(":", 1) for line in words.splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = set(facts.get("flags", "").split())
-    return {
-        "cpu": facts.get("model name", platform.processor()),
-        "cores": os.cpu_count(),
-        "avx2": "avx2" in flags,
-        "vnni": bool(flags & {"avx_vnni", "avx512_vnni"}),
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
 
 
 def selected(options: argparse.Namespace) -> list[Tool]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from host import described
+
 Row = dict[str, Any]
 
 LEGEND = """Metric: on onnxruntime's integer kernels (`kernels`), with its 95 % interval from resampled samples, and with
@@ -19,11 +21,7 @@ one inference on one thread relative to float's, median and quartiles of alterna
 
 def page(document: Row) -> str:
     """The whole page."""
-    machine = document["machine"]
-    kind = f"{machine['cpu']}, {machine['cores']} cores, {'AVX2' if machine['avx2'] else 'no AVX2'}"
-    kind += (
-        ", VNNI" if machine["vnni"] else ", no VNNI: 8-bit kernels add pairs of products in 16 bits and can saturate"
-    )
+    kind = described(document["machine"])
     lines = ["# Results", "", "Made by `benchmarks/accuracy/run.py`; do not edit. See README.md for how.", ""]
     lines += [f"- Machine: {kind}; {document['threads']} threads to score, others' work on it at the same time"]
     lines += [f"- Command: `{document['command']}` (the last one)"]

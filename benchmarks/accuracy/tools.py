@@ -73,6 +73,7 @@ TOOLS = (
     Tool("NNCF cpu", "nncf", ("mixed", "cpu"), "target CPU, overflow fix on, preset MIXED"),
     Tool("Quark", "quark", (), "min-max, per-channel s8 weights, u8 activations"),
     Tool("Quark percentile", "quark", ("percentile",), "its default ranges for activations"),
+    Tool("Quark bias", "quark", ("bias",), "bias correction"),
     Tool("Quark cle bias", "quark", ("cle", "bias"), "cross-layer equalization and bias correction"),
     Tool("Neural Compressor", "neural-compressor", (), "static, QDQ, per-channel s8 weights, u8 activations"),
     Tool("Neural Compressor reduced", "neural-compressor", ("reduced",), "reduce_range=True"),
