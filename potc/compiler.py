@@ -32,6 +32,7 @@ from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.biases import with_biases
 from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
+from potc.quantize.doubts import resolved
 from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
 from potc.quantize.moments import second_moments
@@ -264,6 +265,7 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
         opened=loaded and loaded.session,
         plan=plan,
         signatures=program.members[0].signatures,
+        steps=resolved(plan, ranges, params),
     )
     share = kernel_share(compiled, plan, loaded)
     job = replace(job, tuning=tuning)

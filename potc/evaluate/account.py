@@ -272,11 +272,11 @@ def _aligned(params: QuantParams, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def difference(changed: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Zero where either is infinite or NaN."""
+    """Zero where either is infinite or NaN. An array also of a single number, for which numpy has a type that can't be fed."""
     finite = np.isfinite(changed) & np.isfinite(value)
     if finite.all():
-        return changed - value
-    return np.where(finite, changed - np.where(finite, value, 0), 0).astype(value.dtype)
+        return np.asarray(changed - value)
+    return np.asarray(np.where(finite, changed - np.where(finite, value, 0), 0)).astype(value.dtype)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:

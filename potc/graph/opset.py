@@ -26,7 +26,13 @@ def raise_opset(model: Model, minimum: int) -> Model:
 
 
 def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """What the converter drops: the envelope of the model, and names of nodes that it made."""
+    """What the converter drops or believes to know better: the envelope of the model, the declared types and shapes of its
+    inputs and outputs, and names of nodes that it made."""
+    for mine, theirs in ((after.graph.input, before.graph.input), (after.graph.output, before.graph.output)):
+        declared = {v.name: v for v in theirs}
+        for value in mine:
+            if value.name in declared:
+                value.CopyFrom(declared[value.name])
     after.producer_name, after.producer_version = before.producer_name, before.producer_version
     after.domain, after.model_version, after.doc_string = before.domain, before.model_version, before.doc_string
     after.graph.doc_string = before.graph.doc_string

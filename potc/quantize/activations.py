@@ -44,7 +44,7 @@ def solve_activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettin
     low, high = _range(qtype, quantizer, ranges, seen, settings)
     scale, zero_point = range_params(low, high, qtype)
     reason = f"{which(qtype, types, settings.preset)}, for values in {float(low.min()):.6g} to {float(high.max()):.6g}"
-    if float(low.min()) > lowest or float(high.max()) < highest:
+    if seen and (float(low.min()), float(high.max())) != (lowest, highest):
         reason += f" ({settings.estimator}; seen were {lowest:.6g} to {highest:.6g})"
     skipped = len(quantizer.types) - len(types)
     if skipped:

@@ -71,6 +71,16 @@ def faint_tensors(plan: Plan, ranges: Ranges, params: Params) -> list[str]:
     return found
 
 
+def resolved(plan: Plan, ranges: Ranges, params: Params) -> dict[str, float]:
+    """What one code more or less means, by stored tensor that takes many codes. Of none where one sample alone makes ranges:
+    that others are off by less than a code then says nothing."""
+    if next(lone_samples(ranges.by_tensor), ""):
+        return {}
+    steps = {t: float(params.activations[q.id].scale.max()) for q in plan.quantizers for t in q.tensors}
+    seen = {t: ranges.by_tensor[t] for t in steps if t in ranges.by_tensor}
+    return {t: steps[t] for t, s in seen.items() if s.samples and max(-s.min, s.max) >= STEPS * steps[t]}
+
+
 def _smallest(scale: np.ndarray) -> bool:
     return bool(scale.max(initial=0.0) <= SMALLEST_SCALE * (1 + ROUNDING))
 

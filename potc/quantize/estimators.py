@@ -19,10 +19,12 @@ from potc.quantize.tuning import OUTLIER_PROB, Border, RangeSettings
 
 PAIRED = 3000  # samples of which all pairs are formed; of more, so many are taken, evenly spread over the sorted list
 SAMPLED = 4096  # elements from which the beginning of a tail is guessed
+FINE_BITS = 16  # types of so many bits can afford room for what no sample showed
 TAIL = 0.01  # share of the samples that the aggregators without outliers leave out at each end
 
 # (estimator, several scales, symmetric) -> the two borders. Source: POT's tables of range estimator presets.
 _EXTREMES = (Border("min", "min"), Border("max", "max"))
+_ROOM = (Border("min", "beyond"), Border("max", "beyond"))
 _PRESETS: Mapping[tuple[str, bool, bool], tuple[Border, Border]] = {
     ("default", False, True): (Border("min", "min"), Border("abs_max", "mean")),
     ("default", False, False): (Border("min", "mean"), Border("max", "mean")),
@@ -42,7 +44,7 @@ def borders(qtype: QType, settings: RangeSettings) -> tuple[Border, Border]:
     """
     name = "default" if settings.estimator == "mean" else settings.estimator
     several = qtype.granularity is not Granularity.PER_TENSOR
-    low, high = _PRESETS.get((name, several, is_symmetric(qtype)), _EXTREMES)
+    low, high = _PRESETS.get((name, several, is_symmetric(qtype)), _ROOM if qtype.bits >= FINE_BITS else _EXTREMES)
     return _over(low, settings.activation_min), _over(high, settings.activation_max)
 
 
@@ -110,10 +112,12 @@ def _quantile(values: np.ndarray, share: float) -> float:
 # ---------------------------------------------------------------------------------------------- aggregators
 
 
-def aggregate(row: np.ndarray, aggregator: str) -> np.ndarray:
-    """One number, or one by channel, of a sorted row [S] or [S, C] with S > 0; float64."""
+def aggregate(row: np.ndarray, aggregator: str, *, upper: bool = True) -> np.ndarray:
+    """One number, or one by channel, of a sorted row [S] or [S, C] with S > 0; float64. ``upper``: at which end of the range."""
     values = row.astype(np.float64)
     match aggregator:
+        case "beyond":
+            return _beyond(values, values[-1 if upper else 0])
         case "min":
             return values[0]
         case "max":
@@ -130,6 +134,16 @@ def aggregate(row: np.ndarray, aggregator: str) -> np.ndarray:
             return _per_column(values, lambda column: float(np.median(_inner(column))))
         case _:
             raise ValueError(f"no aggregator is called {aggregator!r}")
+
+
+def _beyond(values: np.ndarray, extreme: np.ndarray) -> np.ndarray:
+    """As far beyond the extreme of all samples as that is from their median.
+
+    Extremes of samples of a distribution with an exponential tail are Gumbel distributed (Coles, "An Introduction to Statistical
+    Modeling of Extreme Values", 2001, section 3.1): the largest of n lies ln(n) + 0.37 of its scales above the median, so
+    the same again holds the largest of some n * n. Where all samples have one extreme, as behind a limit, nothing is added.
+    """
+    return 2 * extreme - np.median(values, axis=0)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -193,7 +207,7 @@ def _border(statistic: Statistic, border: Border, upper: bool) -> np.ndarray:
     kept = _kept(row, aggregator)
     if kept is not None:
         return np.asarray(getattr(statistic, kept), np.float64)
-    return aggregate(statistic.rows[row], aggregator)
+    return aggregate(statistic.rows[row], aggregator, upper=upper)
 
 
 def _kept(row: str, aggregator: str) -> str | None:

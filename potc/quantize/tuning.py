@@ -9,7 +9,7 @@ PRESETS = ("performance", "mixed", "accuracy")
 ESTIMATORS = ("max", "default", "quantile", "percentile", "mse", "entropy", "mean")
 WEIGHT_ESTIMATORS = ("max", "quantile", "mse")
 STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
-AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator")
+AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator", "beyond")
 OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast")
 LIMITS = ("keep", "spread")
@@ -73,10 +73,10 @@ class RangeSettings:
     activations with "performance" the first, else the most expressive: the one with the smallest scale for what was
     measured, and the last of several such.
 
-    ``estimator``, of activations: "max" covers every value seen. "default" and "quantile" are POT's presets of these names,
-    "mean" is another name of the former. "percentile" leaves ``outlier_prob`` of all values of all samples outside at each
-    end; "mse" and "entropy" search the range with the least error (``range_search.py``). ``weight_estimator``: "max", POT's
-    "quantile", or "mse". The four borders say what differs from that.
+    ``estimator``, of activations: "max" covers every value seen, with room for others where a type has codes to spare.
+    "default" and "quantile" are POT's presets of these names, "mean" is another name of the former. "percentile" leaves
+    ``outlier_prob`` of all values of all samples outside at each end; "mse" and "entropy" search the range with the least error
+    (``range_search.py``). ``weight_estimator``: "max", POT's "quantile", or "mse". The four borders say what differs from that.
     """
 
     preset: str = "mixed"

@@ -49,10 +49,15 @@ class Made:
         return account(self.prepared, self.plan, self.params, self.compiled, self.samples, **limits)  # type: ignore[arg-type]
 
 
-def made(text: str, folder: Path, change: Callable[[Plan, Params], Params] = lambda _, params: params) -> Made:
+def made(
+    text: str,
+    folder: Path,
+    change: Callable[[Plan, Params], Params] = lambda _, params: params,
+    rules: str = "cpu.rules",
+) -> Made:
     path = folder / "model.onnx"
     onnx.save(model_from_text(text), path)
-    job = Job(str(path), "cpu.rules", tuning=PLAIN, samples=16)
+    job = Job(str(path), rules, tuning=PLAIN, samples=16)
     matched = match_model(job, Trace())
     ranges = known_ranges(matched, job, Trace())
     prepared, plan = matched.prepared, matched.plan
@@ -222,6 +227,14 @@ def test_clipped_values_are_counted(tmp_path: Path) -> None:
     assert expected > 0
     row = next(a for a in accounts.accounts if any(p.tensor == tensor for p in a.source.points))
     assert (row.clipped, row.values) == (expected, values.size)
+
+
+def test_the_noise_of_a_single_number_is_followed(tmp_path: Path) -> None:
+    text = "g (float[1,8] x) => (float[1,8] y) <float[8,8] w, float s = {0.7}> { m = Mul (s, s) t = ReduceMax <keepdims = 0> (x) "
+    accounts = made(
+        f"{text} u = Add (t, m) a = MatMul (x, w) y = Mul (a, u) }}", tmp_path, rules="gna.rules"
+    ).accounts()
+    assert accounts.explained == pytest.approx(1, abs=0.5)
 
 
 def test_many_layers_are_followed_in_groups(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ def test_a_good_model_passes() -> None:
     assert found.samples == 3
 
 
+def test_an_output_that_is_off_by_less_than_a_step_is_alive() -> None:
+    """As of a detector of what no sample holds."""
+    zeros = compiled("y = Sub(x, x)")
+    model, samples = Model("m.onnx", FLOAT, ("m.onnx",)), cast(Dataset, Samples(3))
+    largest = max(float(feed["x"].max()) for feed in Samples(3).feeds())
+    assert verify(model, zeros, samples, steps={"y": largest}).ok
+    assert [c.name for c in verify(model, zeros, samples, steps={"y": largest * 0.99}).failed] == ["alive"]
+
+
 def test_samples_are_spread_over_the_data_set() -> None:
     assert run(compiled(QDQ), Samples(100)).samples == SAMPLES
 

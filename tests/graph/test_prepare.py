@@ -124,6 +124,16 @@ def test_raising_the_opset_keeps_the_envelope() -> None:
     assert [o.domain for o in raised.proto.opset_import] == ["", "custom"]
 
 
+def test_raising_the_opset_keeps_what_inputs_and_outputs_are_declared_as() -> None:
+    """The converter infers shapes, and would write what it finds over names of dimensions."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x) => (float[n,4] y, float[n,m] z) { y = Relu (x) z = Abs (y) }'
+    )
+    raised = raise_opset(Model("m", proto, ()), 21)
+    assert raised.opset == 21
+    assert (raised.proto.graph.input, raised.proto.graph.output) == (proto.graph.input, proto.graph.output)
+
+
 def test_an_opset_that_is_high_enough_stays() -> None:
     model = Model("m", envelope_model(), ())
     assert raise_opset(model, 13) is model

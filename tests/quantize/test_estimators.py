@@ -62,6 +62,7 @@ OF_ALL: dict[str, Callable[[np.ndarray], float]] = {
     "mean_no_outliers": lambda x: np.mean(inner(x)),
     "median_no_outliers": lambda x: np.median(inner(x)),
     "hl_estimator": lambda x: np.median([a + b for a, b in combinations(x, 2)]) / 2 if len(x) > 1 else x[0],
+    "beyond": lambda x: 2 * np.max(x) - np.median(x),
 }
 
 
@@ -91,6 +92,26 @@ def test_channels_are_aggregated_one_by_one(values: np.ndarray, aggregator: str)
     both = aggregate(np.stack([row, row * 2], axis=1), aggregator)
     assert both[0] == aggregate(row, aggregator)
     assert both[1] == pytest.approx(2 * float(aggregate(row, aggregator)), rel=1e-6, abs=1e-30)
+
+
+def test_fine_types_have_room_for_what_no_sample_showed() -> None:
+    samples = np.array([[0, 1], [-1, 2], [0, 5]], np.float32)  # medians of the extremes: 0 and 2
+    plain = RangeSettings(activation_min=Border("min", "min"), activation_max=Border("max", "max"))
+    for qtype, settings, expected in (
+        (I16_SYM, RangeSettings(), (-2, 8)),
+        (I16_SYM, plain, (-1, 5)),
+        (U8, RangeSettings(), (-1, 5)),
+        (I8_SYM, RangeSettings(), (-1, 5)),
+    ):
+        assert estimate(statistic(samples, qtype, settings), qtype, settings) == expected
+    channels = replace(I16_SYM, granularity=CHANNELS, axis=0)
+    low, high = estimate(statistic(samples, channels, RangeSettings(), axis=0), channels, RangeSettings())
+    assert (low.tolist(), high.tolist()) == ([-2, 0], [0, 8])
+
+
+def test_behind_a_limit_nothing_is_added() -> None:
+    samples = np.array([[0, 6], [0, 6], [0, 6], [0, 3]], np.float32)
+    assert estimate(statistic(samples, I16_SYM, RangeSettings()), I16_SYM, RangeSettings()) == (0, 6)
 
 
 def test_pairs_of_very_many_samples_are_thinned() -> None:
