@@ -43,6 +43,7 @@ from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
 from potc.quantize.ranges import Ranges, check_fit, read_ranges
 from potc.quantize.scopes import Scopes, scoped_nodes
+from potc.quantize.sequential import corrected_in_sequence
 from potc.quantize.tuning import Tuning
 
 
@@ -242,7 +243,13 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
         moments = second_moments(prepared, plan, matched.program.members[0].signatures, matched.samples)
     params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments)
     trace.stage("lower")
-    lowered = lower(raise_opset(prepared, opset_for(params)), plan, params)
+    base = raise_opset(prepared, opset_for(params))
+    lowered = lower(base, plan, params)
+    if tuning.bias.method == "sequential":
+        trace.stage("correct")
+        signatures = matched.program.members[0].signatures
+        params = corrected_in_sequence(base, plan, params, lowered, signatures, matched.samples)
+        lowered = lower(base, plan, params)
     compiled = serialize(record_provenance(lowered, matched.program, plan, matched.changes))
     return Quantized(matched, params, compiled)
 

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from potc import __version__
 from potc.choose import Choice
 from potc.compiler import Compilation
@@ -109,6 +111,25 @@ class Narrowed:
 
 
 @dataclass(frozen=True, slots=True)
+class CorrectedBias:
+    """What was added to one bias, over its ``channels``, in units of what the layer returns."""
+
+    tensor: str
+    node: str
+    channels: int
+    largest: float
+    rms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """Biases that were moved by ``method``, in the order of the plan."""
+
+    method: str
+    biases: tuple[CorrectedBias, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SecondOrder:
     """How many of ``weights`` were ``rounded`` by second moments; of the others, why they were leveled, by tensor."""
 
@@ -195,6 +216,7 @@ class Report:
     kernels: tuple[KernelUse, ...]
     share: Share
     narrowed: Narrowed
+    corrected: Corrected
     second_order: SecondOrder | None
     verification: Verified
     layers: Layers | None
@@ -248,6 +270,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         kernels=tuple(_kernels(compilation)),
         share=Share(share.covered, share.covered_integer, share.weighted, share.weighted_integer),
         narrowed=_narrowed(compilation),
+        corrected=_corrected(compilation),
         second_order=_second_order(compilation),
         verification=_verified(compilation.verification),
         layers=None if isinstance(accounted, str) else accounted,
@@ -313,6 +336,15 @@ def _narrowed(compilation: Compilation) -> Narrowed:
     scales = sum(int(n.scale.size) for n in narrowing.values())
     at_risk = sum(u.at_risk for u in compilation.verification.lanes)
     return Narrowed(scales, sum(n.at_risk for n in narrowing.values()), at_risk, tuple(weights))
+
+
+def _corrected(compilation: Compilation) -> Corrected:
+    biases: list[CorrectedBias] = []
+    for index, shift in sorted(compilation.params.shifts.items()):
+        constant, size = compilation.plan.constants[index], np.abs(shift)
+        figures = (float(f"{f:.6g}") for f in (size.max(initial=0.0), np.sqrt(np.square(size).mean())))
+        biases.append(CorrectedBias(constant.tensor, constant.node, int(shift.size), *figures))
+    return Corrected(compilation.job.tuning.bias.method, tuple(biases))
 
 
 def _second_order(compilation: Compilation) -> SecondOrder | None:

@@ -103,7 +103,7 @@ class Outputs:
 )
 @click.option(
     "--bias-correction",
-    type=click.Choice(["none", "fast"]),
+    type=click.Choice(["none", "fast", "sequential"]),
     default="fast",
     show_default=True,
     help="How biases take over what rounding shifts.",

@@ -11,7 +11,7 @@ WEIGHT_ESTIMATORS = ("max", "quantile", "mse")
 STATISTICS = ("min", "max", "abs_max", "quantile", "abs_quantile")
 AGGREGATORS = ("mean", "max", "min", "median", "mean_no_outliers", "median_no_outliers", "hl_estimator", "beyond")
 OUTLIER_PROB = 1e-4
-BIAS_METHODS = ("none", "fast")
+BIAS_METHODS = ("none", "fast", "sequential")
 LIMITS = ("keep", "spread")
 ROUNDINGS = ("nearest", "leveled", "gptq")
 EQUALIZATIONS = ("none", "align", "cross-layer", "smooth", "best")
@@ -137,7 +137,8 @@ class RoundingSettings:
 @dataclass(frozen=True, slots=True)
 class BiasSettings:
     """``method``: how biases take over what rounding shifts. "fast": from the mean of each input channel in the float model
-    (see ``correct.py``)."""
+    (see ``correct.py``). "sequential": after that, layer by layer, with everything before a layer quantized (see
+    ``sequential.py``)."""
 
     method: str = "fast"
 
