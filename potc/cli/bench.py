@@ -51,7 +51,7 @@ def command(
         from potc.workbench.explain_model import examine
 
         settings = dict(setting(s) for s in words["settings"])
-        left = examine(float_model, words["rules"], words["device"], settings, words["externs"]).plan.left
+        left = examine(float_model, words["rules"], words["device"], settings, words["externs"]).left
     how = How(words["runs"], words["warmup"], words["threads"], words["data"])
     found = bench(float_model, integer_model, how, left)
     if terminal.as_json:

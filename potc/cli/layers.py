@@ -42,6 +42,14 @@ def layers_title(layers: Layers) -> str:
     )
 
 
+def unwatched_line(layers: Layers) -> str:
+    """What has no row because it is in nested graphs; empty if nothing is."""
+    count = len(layers.unwatched)
+    kernels = "1 kernel" if count == 1 else f"{count} kernels"
+    told = f"{kernels} in bodies of If, Loop or Scan without a row: what a body computes is not watched"
+    return f"  {told}" if count else ""
+
+
 def _name(row: Layer) -> str:
     return ", ".join(map(escaped, row.nodes)) or f"{escaped(row.tensor)} (stored)"
 

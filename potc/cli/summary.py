@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from potc.cli.layers import layer_rows, layers_title
+from potc.cli.layers import layer_rows, layers_title, unwatched_line
 from potc.diagnostics.render_text import escaped
 from potc.quantize.equalize.run import Equalized
 from potc.report import FloatNode, KernelUse, Report, RuleUse, Scaled, Tried
@@ -31,6 +31,7 @@ def summary(report: Report, output: str, verbose: bool) -> str:
             lines += _table("equalized between", [_scaled_row(g) for g in report.equalization.groups])
         if report.layers is not None:
             lines += _table(layers_title(report.layers), list(layer_rows(report.layers)))
+            lines += filter(None, [unwatched_line(report.layers)])
         lines += _table("each kernel", [_kernel_row(k) for k in report.kernels])
     rows = list(float_rows(report.stayed_float, grouped=not verbose))
     shown = rows if verbose else rows[:LISTED]

@@ -60,7 +60,8 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Layers:
     """``samples``: of each figure; ``followed``: of which the noise was followed to the outputs; ``measured``: False where
-    ``share`` is an estimate inside of groups; ``explained``: sum of all shares (see ``account``)."""
+    ``share`` is an estimate inside of groups; ``explained``: sum of all shares (see ``account``); ``unwatched``: nodes of each
+    kernel in the body of an If, Loop or Scan, of which nothing is known."""
 
     version: int
     samples: int
@@ -68,13 +69,16 @@ class Layers:
     measured: bool
     explained: float | None
     rows: tuple[Layer, ...]
+    unwatched: tuple[tuple[str, ...], ...] = ()
 
 
 def layers(accounts: Accounts, plan: Plan, params: Params, ranges: Ranges, changes: Sequence[Change]) -> Layers:
     """Rows in order of their share; those with equal shares in order of the graph."""
     rows = sorted((_row(a, plan, params, ranges, changes) for a in accounts.accounts), key=lambda r: -(r.share or 0.0))
     explained = None if accounts.explained is None else _short(accounts.explained)
-    return Layers(VERSION, accounts.samples, accounts.disturbed, accounts.measured, explained, tuple(rows))
+    watched = {a.source.kernel for a in accounts.accounts}
+    apart = tuple(kernel.nodes for kernel in plan.kernels if kernel not in watched)
+    return Layers(VERSION, accounts.samples, accounts.disturbed, accounts.measured, explained, tuple(rows), apart)
 
 
 def _row(account: Account, plan: Plan, params: Params, ranges: Ranges, changes: Sequence[Change]) -> Layer:

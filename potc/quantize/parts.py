@@ -46,7 +46,7 @@ def solve_parts(
     Raises Rejected as ``solve`` does.
     """
     held = held or {}
-    inside = _without_ends(program)
+    inside = without_ends(program)
     parts: dict[str, Part] = {}
     for key, model, bodies in deep(prepared):
         snapshot = snapshots[key]
@@ -73,7 +73,7 @@ def _in_order(parts: Mapping[str, Part], key: str) -> Iterator[Part]:
         yield from _in_order(parts, inner)
 
 
-def _without_ends(program: Program) -> Program:
+def without_ends(program: Program) -> Program:
     """For bodies: what a device says of the model's own inputs and outputs does not hold for theirs."""
     members = tuple(replace(p, graph_input=None, graph_output=None) for p in program.parts)
     return replace(program, graph_input=None, graph_output=None, parts=members)

@@ -61,7 +61,8 @@ def coverage(run: FileRun) -> Coverage:
     counts: Counter[Point] = Counter()
     for outcome in run.outcomes:
         if outcome.found is not None:
-            counts.update(_reached(outcome.found, run.path))
+            for graph in outcome.found.graphs:
+                counts.update(_reached(graph, run.path))
     ordered = sorted(points, key=lambda p: (p.start, p.kind != "rule", p.kind, p.what))
     return Coverage(run.path, {point: counts[point] for point in ordered})
 

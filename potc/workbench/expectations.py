@@ -68,7 +68,7 @@ def judge(test: Test, found: Found) -> tuple[Failure, ...]:
 
 def _misnamed(expect: Expect, found: Found) -> Failure | None:
     """A tensor or rule that there is not: nothing was found, so nothing can be written instead."""
-    known = {*found.named, *found.snapshot.tensors}
+    known = {*found.named, *(t for graph in found.graphs for t in graph.snapshot.tensors)}
     for name in expect.names:
         if name not in known:
             return _no_such(expect, "tensor", name, known)
@@ -107,7 +107,7 @@ def _types(expect: Expect, found: Found) -> Failure | None:
     stored = {} if gone is not None else lists_of(name, found)
     if none:
         return None if not stored else _other_types(expect, "none", stored, found)
-    wanted = tuple(placed(t, name, None, found) for t in listed) if gone is None else listed
+    wanted = tuple(placed(t, name, found) for t in listed) if gone is None else listed
     return None if wanted in stored else _other_types(expect, written(listed), stored, found)
 
 
@@ -119,7 +119,7 @@ def _other_types(expect: Expect, expected: str, stored: Mapping[Types, Stored], 
     told = tuple(dict.fromkeys(o for s in stored.values() for o in s.origins))
     there = [written(s.types) for s in stored.values()]
     others = {
-        tuple(placed(t, name, None, found) for t in types)
+        tuple(placed(t, name, found) for t in types)
         for other, (types, none) in found.types.items()
         if other is not expect and other.names == expect.names and not none
     }
@@ -132,12 +132,12 @@ def _untold(test: Test, found: Found, failures: Iterable[Failure]) -> Iterable[F
     failed = {f.expect for f in failures}
     by_name: dict[str, list[Expect]] = {}
     for expect in test.expects:
-        if expect.what == "types" and expect.names[0] in found.snapshot.tensor_ids:
+        if expect.what == "types" and found.having(expect.names[0]):
             by_name.setdefault(expect.names[0], []).append(expect)
     for name, expects in by_name.items():
         if failed & set(expects):
             continue
-        told = {tuple(placed(t, name, None, found) for t in found.types[e][0]) for e in expects}
+        told = {tuple(placed(t, name, found) for t in found.types[e][0]) for e in expects}
         untold = [s for types, s in lists_of(name, found).items() if types not in told]
         if untold:
             reasons = tuple(dict.fromkeys(o for s in untold for o in s.origins))
@@ -155,6 +155,7 @@ def _why_not_stored(name: str, found: Found) -> tuple[tuple[Origin, ...], str]:
     gone = gone_by(name, found)
     if gone is not None:
         return (gone,), "is no longer in the graph"
+    found = found.home(name)
     snapshot = found.snapshot
     tensor = snapshot.tensor_ids[name]
     nodes = [n for n in (snapshot.producer[tensor], *(c for c, _ in snapshot.consumers[tensor])) if n >= 0]
@@ -172,6 +173,9 @@ def _why_not_stored(name: str, found: Found) -> tuple[tuple[Origin, ...], str]:
 
 def _same_scale(expect: Expect, found: Found) -> Failure | None:
     """All tensors are stored, and some quantizer is common to them."""
+    whole = found
+    having = [g for g in whole.graphs if all(name in g.snapshot.tensor_ids for name in expect.names)]
+    found = having[0] if having else whole.home(expect.names[0])  # scales are shared within one graph
     owners = {name: {i.quantizer for i in found.plan.insertions if i.tensor == name} for name in expect.names}
     if set.intersection(*owners.values()):
         return None
@@ -183,7 +187,7 @@ def _same_scale(expect: Expect, found: Found) -> Failure | None:
     largest = max(groups.values(), key=len, default=[])
     instead = (f"expect same_scale {', '.join(largest)}",) if len(largest) > 1 else ()
     if loose:
-        reasons, words = _why_not_stored(loose[0], found)
+        reasons, words = _why_not_stored(loose[0], whole)
         if loose[0] in {c.tensor for c in found.plan.constants}:
             reasons, words = (), "is a constant, which has a scale of its own"
         return Failure(expect, "one scale", f"`{loose[0]}` {words}", reasons, instead)
@@ -196,12 +200,12 @@ def _float(expect: Expect, found: Found) -> Failure | None:
     """No kernel covers the nodes that make these tensors."""
     covered: dict[str, Kernel] = {}
     for name in expect.names:
-        kernel = kernel_of(maker_of(name, found), found)
+        made = maker_of(name, found)
+        if made is None:
+            return _nothing_makes(expect, name, found)
+        kernel = kernel_of(made[1], made[0])
         if kernel is not None:
             covered[name] = kernel
-    missing = next((name for name in expect.names if maker_of(name, found) < 0), None)
-    if missing is not None:
-        return _nothing_makes(expect, missing, found)
     if not covered:
         return None
     name, kernel = next(iter(covered.items()))
@@ -213,11 +217,13 @@ def _float(expect: Expect, found: Found) -> Failure | None:
 
 def _rule(expect: Expect, found: Found) -> Failure | None:
     """One kernel of this rule covers the nodes that make these tensors."""
-    makers = {name: maker_of(name, found) for name in expect.names}
-    missing = next((name for name, maker in makers.items() if maker < 0), None)
-    if missing is not None:
-        return _nothing_makes(expect, missing, found)
-    owners = {name: owner_of(maker, found) for name, maker in makers.items()}
+    makers: dict[str, tuple[Found, int]] = {}
+    for name in expect.names:
+        made = maker_of(name, found)
+        if made is None:
+            return _nothing_makes(expect, name, found)
+        makers[name] = made
+    owners = {name: owner_of(node, graph) for name, (graph, node) in makers.items()}
     if len(set(owners.values())) == 1 and _is_called(expect.rule, next(iter(owners.values())), found):
         return None
     instead: list[str] = []
@@ -231,7 +237,7 @@ def _rule(expect: Expect, found: Found) -> Failure | None:
         return Failure(expect, expected, f"these are {len(set(owners.values()))} kernels: {there}", (), tuple(instead))
     rule, nodes = owners[name]
     found_words = f"`{name}` is made by {rule} on {', '.join(nodes)}" if rule else f"`{name}` stays in float"
-    return Failure(expect, expected, found_words, _why_other(expect.rule, makers[name], found), tuple(instead))
+    return Failure(expect, expected, found_words, _why_other(expect.rule, *makers[name]), tuple(instead))
 
 
 def _is_called(name: str, owner: tuple[str, tuple[str, ...]], found: Found) -> bool:
@@ -244,7 +250,7 @@ def _is_called(name: str, owner: tuple[str, tuple[str, ...]], found: Found) -> b
     return False
 
 
-def _why_other(rule: str, node: int, found: Found) -> tuple[Origin, ...]:
+def _why_other(rule: str, found: Found, node: int) -> tuple[Origin, ...]:
     """What the wanted rule says of a node, if it says something; else who has it, or all reasons."""
     name = found.snapshot.names[node]
     reasons = next((left.reasons for left in found.plan.left if left.node == name), ())

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from potc.compiler import prepare
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
+from potc.graph.names import all_nodes
 from potc.graph.read import read_model
-from potc.graph.snapshot import Snapshot, take_snapshot
+from potc.graph.snapshot import Snapshot
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.cover import Candidate, Cover, Finder, Precedence, choose, is_late
 from potc.match.environment import Scope
 from potc.match.match import Matcher
 from potc.match.rewrite import Change
+from potc.quantize.parts import snapshots_of, solve_parts, without_ends
 from potc.quantize.plan import Insertion, Kernel, Left, Plan
-from potc.quantize.solve import solve
 
 VERSION = 1
 
@@ -53,10 +54,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Examined:
-    """Everything that answers are read from. ``model`` is as it was read, ``prepared`` as it was planned."""
+    """Everything that answers are read from, of one graph: the main one, whose ``key`` is "", or a body (``node/attribute``).
 
+    ``model`` is as it was read; ``changes``: what rewrites did to all of it. ``bodies``: of the main graph, those at any depth;
+    ``shut``: by name, nodes and tensors in bodies that nothing is planned for, and why.
+    """
+
+    key: str
     model: Model
-    prepared: Model
     changes: tuple[Change, ...]
     program: Program
     snapshot: Snapshot
@@ -65,6 +70,32 @@ class Examined:
     kernel_of: Mapping[str, Kernel]  # by node
     left_of: Mapping[str, Left]  # by node
     node_ids: Mapping[str, int] = field(repr=False)
+    bodies: tuple[Examined, ...] = ()
+    shut: Mapping[str, Left] = field(default_factory=dict[str, Left])
+
+    @property
+    def graphs(self) -> tuple[Examined, ...]:
+        """The graph itself, and its bodies."""
+        return (self, *self.bodies)
+
+    @property
+    def left(self) -> tuple[Left, ...]:
+        """What stays in float, in all graphs."""
+        return tuple(left for graph in self.graphs for left in graph.plan.left)
+
+    def maker(self, tensor: str) -> str:
+        """Name of the node, of any graph, that makes a tensor; "" if none does."""
+        for graph in self.graphs:
+            number = graph.snapshot.tensor_ids.get(tensor)
+            if number is not None and (node := graph.snapshot.producer[number]) >= 0:
+                return graph.snapshot.names[node]
+        return ""
+
+    def has_node(self, name: str) -> bool:
+        return any(name in graph.node_ids for graph in self.graphs)
+
+    def has_tensor(self, name: str) -> bool:
+        return any(name in graph.snapshot.tensor_ids for graph in self.graphs)
 
     def insertion(self, tensor: str, reader: tuple[str, int] | None) -> Insertion | None:
         """The pair through which a reader (node, port) gets a tensor; for None, the one that everybody reads."""
@@ -99,8 +130,29 @@ def examine(
 def examine_model(model: Model, program: Program) -> Examined:
     """The same for a model and a program that were read before."""
     prepared, changes = prepare(model, program)
-    snapshot = take_snapshot(prepared.proto)
-    plan = solve(program, snapshot)
+    planned = solve_parts(program, prepared, snapshots_of(prepared))
+    main, *bodies = (
+        _graph(model, changes, without_ends(program) if p.key else program, p.key, p.snapshot, p.plan) for p in planned
+    )
+    return replace(main, bodies=tuple(bodies), shut=_shut(prepared, [left for p in planned for left in p.plan.left]))
+
+
+def _shut(prepared: Model, left: Iterable[Left]) -> dict[str, Left]:
+    """What is in bodies of which a plan says as a whole that they stay as they are."""
+    why = {one.node: one for one in left}
+    found: dict[str, Left] = {}
+    for node in all_nodes(prepared.proto.graph):
+        for attribute in node.attribute:
+            told = why.get(f"{node.name}/{attribute.name}")
+            if told is not None and attribute.HasField("g"):
+                for inner in all_nodes(attribute.g):
+                    found |= dict.fromkeys((inner.name, *filter(None, inner.output)), told)
+    return found
+
+
+def _graph(
+    model: Model, changes: tuple[Change, ...], program: Program, key: str, snapshot: Snapshot, plan: Plan
+) -> Examined:
     parts: list[Part] = []
     for part in program.members:
         finder = Finder(part, snapshot)
@@ -108,8 +160,8 @@ def examine_model(model: Model, program: Program) -> Examined:
         cover = choose(part, snapshot, candidates)
         parts.append(Part(part, finder, _matchers(part, snapshot), Precedence(part), candidates, cover))
     return Examined(
+        key,
         model,
-        prepared,
         changes,
         program,
         snapshot,
@@ -142,16 +194,21 @@ def explain(examined: Examined, question: Question) -> tuple[object, ...]:
     from potc.workbench.preparation import before_preparation, what_became_of_node, what_became_of_tensor
 
     answers: list[object] = []
-    snapshot = examined.snapshot
     gone = before_preparation(examined)
     rules = named("rule", _with_device(question.rules, rule_names(examined)), rule_names(examined), "unknown-name")
-    nodes = named("node", question.nodes, (*snapshot.names, *gone.nodes), "unknown-node")
+    graphs = examined.graphs
+    present = [name for graph in graphs for name in graph.snapshot.names]
+    nodes = named("node", question.nodes, (*present, *gone.nodes), "unknown-node")
     for name in nodes:
-        known = name in examined.node_ids
-        answers.append(explain_node(examined, name, rules) if known else what_became_of_node(examined, gone, name))
-    for name in named("tensor", question.tensors, (*snapshot.tensors, *gone.tensors), "unknown-tensor"):
-        known = name in snapshot.tensor_ids
-        answers.append(explain_tensor(examined, name) if known else what_became_of_tensor(examined, gone, name))
+        answers += [explain_node(graph, name, rules) for graph in graphs if name in graph.node_ids]
+        if not examined.has_node(name):
+            answers.append(what_became_of_node(examined, gone, name))
+    present = [name for graph in graphs for name in graph.snapshot.tensors]
+    for name in named("tensor", question.tensors, (*present, *gone.tensors), "unknown-tensor"):
+        # A body that reads a tensor from outside stores it in a way of its own.
+        answers += [explain_tensor(graph, name) for graph in graphs if name in graph.snapshot.tensor_ids]
+        if not examined.has_tensor(name):
+            answers.append(what_became_of_tensor(examined, gone, name))
     if not nodes:
         answers += [explain_rule(examined, rule) for rule in rules]
     return tuple(answers) or (overview(examined),)

@@ -10,7 +10,7 @@ from potc.language.lattice import spell
 from potc.language.program import QuantStatement, Rule
 from potc.match.cover import Candidate
 from potc.match.match import Bound
-from potc.quantize.plan import ConstantQuantizer, Kernel, Quantizer
+from potc.quantize.plan import ConstantQuantizer, Kernel, Left, Quantizer
 from potc.workbench.explain_model import Examined, Part, Reason
 from potc.workbench.near import Miss, lost, nearest, not_larger
 from potc.workbench.preparation import rewritten_from
@@ -44,10 +44,12 @@ class PartAnswer:
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """``kernel``: all nodes of the kernel, in data-flow order; empty if the node stays in float for ``reasons``."""
+    """``kernel``: all nodes of the kernel, in data-flow order; empty if the node stays in float for ``reasons``. ``body``: that
+    the node is in (``node/attribute``), "" for the main graph."""
 
     node: str
     operator: str
+    body: str
     kernel: tuple[str, ...]
     rule: str
     place: str
@@ -76,7 +78,8 @@ class FloatNode:
 
 @dataclass(frozen=True, slots=True)
 class OverviewAnswer:
-    """All kernels by rule, and each node that stays in float."""
+    """All kernels by rule, and each node that stays in float, in bodies too; a body that nothing is planned for counts as one
+    node."""
 
     model: str
     device: str
@@ -87,12 +90,15 @@ class OverviewAnswer:
 
 
 def overview(examined: Examined) -> OverviewAnswer:
-    plan = examined.plan
-    counts = Counter((k.rule, k.place) for k in plan.kernels)
-    floats = tuple(FloatNode(left.node, left.operator, why_float(examined, left.node)) for left in plan.left)
+    graphs = examined.graphs
+    counts = Counter((k.rule, k.place) for graph in graphs for k in graph.plan.kernels)
+    floats = tuple(
+        FloatNode(left.node, left.operator, why_float(graph, left)) for graph in graphs for left in graph.plan.left
+    )
     rules = tuple(Count(rule, place, count) for (rule, place), count in sorted(counts.items()))
-    nodes = len(examined.snapshot.names)
-    return OverviewAnswer(examined.model.path, plan.device, nodes, len(examined.kernel_of), rules, floats)
+    nodes = sum(len(graph.snapshot.names) for graph in graphs)
+    covered = sum(len(graph.kernel_of) for graph in graphs)
+    return OverviewAnswer(examined.model.path, examined.plan.device, nodes, covered, rules, floats)
 
 
 def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> NodeAnswer:
@@ -128,6 +134,7 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
     return NodeAnswer(
         name,
         examined.snapshot.ops[node],
+        examined.key,
         kernel.nodes if kernel is not None else (),
         kernel.rule if kernel is not None else "",
         kernel.place if kernel is not None else "",
@@ -137,9 +144,11 @@ def explain_node(examined: Examined, name: str, rules: tuple[str, ...] = ()) -> 
     )
 
 
-def why_float(examined: Examined, name: str) -> tuple[Reason, ...]:
-    """Why a node stays in float, the nearest rule first."""
-    node = examined.node_ids[name]
+def why_float(examined: Examined, left: Left) -> tuple[Reason, ...]:
+    """Why a node, or a whole body of one, stays in float, the nearest rule first."""
+    node = examined.node_ids.get(left.node)
+    if node is None:
+        return tuple(Reason(r.rule, r.place, r.reason, left.node) for r in left.reasons)
     return tuple(_decided(examined, node, [m for part in examined.parts for m in nearest(examined, part, node)]))
 
 

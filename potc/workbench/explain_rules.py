@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potc.workbench.explain_model import Examined, Part, Reason
 from potc.workbench.near import lost, miss_at
@@ -37,7 +37,16 @@ def rule_names(examined: Examined) -> tuple[str, ...]:
 
 
 def explain_rule(examined: Examined, name: str) -> RuleAnswer:
-    """``name``: one of ``rule_names``."""
+    """``name``: one of ``rule_names``. Looks into all graphs."""
+    answer = _in_graph(examined, name)
+    if any(rewrite.name == name for rewrite in examined.program.rewrites):
+        return answer
+    others = [_in_graph(body, name) for body in examined.bodies]
+    fired = tuple(nodes for a in (answer, *others) for nodes in a.fired)
+    return replace(answer, fired=fired, near=tuple(near for a in (answer, *others) for near in a.near))
+
+
+def _in_graph(examined: Examined, name: str) -> RuleAnswer:
     for part in examined.parts:
         for rule in part.program.rules:
             if rule.qualified == name:

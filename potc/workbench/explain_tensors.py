@@ -34,9 +34,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class TensorAnswer:
-    """``stored`` empty: the tensor stays in float, ``reason`` says why."""
+    """``stored`` empty: the tensor stays in float, ``reason`` says why. ``body``: in which this is so (``node/attribute``), "" for
+    the main graph; ``model_input`` and ``model_output`` are then inputs and outputs of the body."""
 
     tensor: str
+    body: str
     dtype: str
     shape: tuple[int | None, ...] | None
     constant: bool
@@ -57,6 +59,7 @@ def explain_tensor(examined: Examined, name: str) -> TensorAnswer:
     stored = tuple(_stored(examined, name))
     return TensorAnswer(
         name,
+        examined.key,
         snapshot.dtypes[tensor] or "",
         snapshot.shapes[tensor],
         snapshot.is_constant(tensor),
@@ -144,7 +147,7 @@ def _nobody(
     elif made_by is not None:
         words.append(f"{made_by.node} stays in float")
     else:
-        words.append("it is an input of the model")
+        words.append(f"it is an input of {'the body' if examined.key else 'the model'}")
     if not read_by:
         words.append("no node reads it")
     elif floats:

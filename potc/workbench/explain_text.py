@@ -47,7 +47,7 @@ def _titled(title: str, rows: Rows) -> Rows:
 
 
 def _node(answer: NodeAnswer) -> Iterator[str]:
-    name = f"{answer.node} ({answer.operator})"
+    name = f"{answer.node} ({answer.operator}{_inside(answer.body)})"
     if answer.kernel:
         rest = [n for n in answer.kernel if n != answer.node]
         also = f" with {', '.join(rest)}" if rest else ""
@@ -66,6 +66,10 @@ def _node(answer: NodeAnswer) -> Iterator[str]:
         yield from _aligned(_details(part, bool(answer.kernel)), indent)
     if answer.rewritten:
         yield f"  rewritten: {answer.rewritten}"
+
+
+def _inside(body: str) -> str:
+    return f", in the body {body}" if body else ""
 
 
 def _captured(captured: Captured) -> tuple[str, ...]:
@@ -101,7 +105,8 @@ def _reason_row(reason: Reason) -> tuple[str, ...]:
 def _tensor(answer: TensorAnswer) -> Iterator[str]:
     shape = "" if answer.shape is None else f"[{', '.join('?' if d is None else str(d) for d in answer.shape)}]"
     what = " ".join(filter(None, ("constant" if answer.constant else "", answer.dtype, shape))) or "of unknown type"
-    head = f"{answer.tensor} ({what})"
+    head = f"{answer.tensor} ({what}{_inside(answer.body)})"
+
     if answer.reason is not None:
         yield f"{head} stays in float: {answer.reason.words}"
         if answer.reason.place:
@@ -120,12 +125,14 @@ def _tensor(answer: TensorAnswer) -> Iterator[str]:
         if stored.shared:
             rows.append(("shares its scale", "", "", f"with {', '.join(stored.shared)}"))
     if answer.model_input:
-        ends.append(("made by", "it is an input of the model"))
+        ends.append(
+            ("made by", "it comes in from outside of the body" if answer.body else "it is an input of the model")
+        )
     if answer.made_by is not None:
         ends.append(("made by", _end(answer.made_by, answer)))
     ends += _titled("read by", [(_end(end, answer),) for end in answer.read_by])
     if answer.model_output:
-        ends.append(("returned", "it is an output of the model"))
+        ends.append(("returned", f"it is an output of {'the body' if answer.body else 'the model'}"))
     width = max((len(row[0]) for row in (*rows, *ends)), default=0)
     yield from _aligned([(title.ljust(width), *rest) for title, *rest in rows], "  ")
     yield from _aligned([(title.ljust(width), *rest) for title, *rest in ends], "  ")

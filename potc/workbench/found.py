@@ -23,7 +23,8 @@ Types = tuple[QType, ...]
 @dataclass(frozen=True)
 class Found:
     """What the rules of one device made of the graph of a test. ``named``: the tensors of the graph as it is written;
-    ``changes``: the rewrites that were applied to it. ``types``: the formats of each `expect TENSOR: ...`, resolved."""
+    ``changes``: the rewrites that were applied to it. ``types``: the formats of each `expect TENSOR: ...`, resolved.
+    ``bodies``: the same of all bodies in it."""
 
     program: Program
     snapshot: Snapshot
@@ -31,6 +32,22 @@ class Found:
     changes: tuple[Change, ...]
     named: Mapping[str, str]  # tensor -> the node that makes it, as written; empty for inputs and weights
     types: Mapping[Expect, tuple[Types, bool]]
+    bodies: tuple[Found, ...] = ()
+
+    @property
+    def graphs(self) -> tuple[Found, ...]:
+        """The graph itself, and all bodies in it."""
+        return (self, *self.bodies)
+
+    def having(self, name: str) -> tuple[Found, ...]:
+        """The graphs that know a tensor: a body also knows what it reads from outside."""
+        return tuple(g for g in self.graphs if name in g.snapshot.tensor_ids)
+
+    def home(self, name: str) -> Found:
+        """The graph in which a node makes a tensor; where none does, the first that knows it."""
+        having = self.having(name)
+        made = (g for g in having if g.snapshot.producer[g.snapshot.tensor_ids[name]] >= 0)
+        return next(made, having[0] if having else self)
 
     @cached_property
     def cover(self) -> JointCover:
@@ -48,22 +65,31 @@ class Stored:
 
 
 def lists_of(name: str, found: Found) -> dict[Types, Stored]:
-    """The lists of formats that a tensor is stored in, mostly one; the key has axes as numbers."""
+    """The lists of formats that a tensor is stored in, mostly one, in the graph and its bodies; the key has axes as numbers."""
     lists: dict[Types, Stored] = {}
-    for insertion in found.plan.insertions:
-        if insertion.tensor == name:
-            quantizer = found.plan.quantizers[insertion.quantizer]
-            types = tuple(placed(t, name, None, found) for t in quantizer.types)
-            lists.setdefault(types, Stored(quantizer.types, quantizer.origins))
-    for constant in found.plan.constants:
-        if constant.tensor == name:
-            types = tuple(placed(t, name, (constant.node, constant.port), found) for t in constant.types)
-            lists.setdefault(types, Stored(constant.types, constant.origins))
+    for graph in found.having(name):
+        for insertion in graph.plan.insertions:
+            if insertion.tensor == name:
+                quantizer = graph.plan.quantizers[insertion.quantizer]
+                types = tuple(_placed(t, name, None, graph) for t in quantizer.types)
+                lists.setdefault(types, Stored(quantizer.types, quantizer.origins))
+        for constant in graph.plan.constants:
+            if constant.tensor == name:
+                types = tuple(_placed(t, name, (constant.node, constant.port), graph) for t in constant.types)
+                lists.setdefault(types, Stored(constant.types, constant.origins))
     return lists
 
 
-def placed(qtype: QType, name: str, read: tuple[str, int] | None, found: Found) -> QType:
+def placed(qtype: QType, name: str, found: Found) -> QType:
     """A format with its axis as a number from 0, so that a role and a number that mean the same are equal."""
+    for graph in found.having(name):
+        there = _placed(qtype, name, None, graph)
+        if not isinstance(there.axis, str):
+            return there
+    return qtype
+
+
+def _placed(qtype: QType, name: str, read: tuple[str, int] | None, found: Found) -> QType:
     snapshot = found.snapshot
     tensor = snapshot.tensor_ids[name]
     shape = snapshot.shapes[tensor]
@@ -98,7 +124,7 @@ def _written(qtype: QType) -> str:
 
 def gone_by(name: str, found: Found) -> Origin | None:
     """Which rewrite took a tensor of the written graph away; None if it is still there."""
-    if name in found.snapshot.tensor_ids:
+    if found.having(name):
         return None
     maker = found.named.get(name, "")
     for change in found.changes:
@@ -118,9 +144,12 @@ def owner_of(node: int, found: Found) -> tuple[str, tuple[str, ...]]:
     return "", ()
 
 
-def maker_of(name: str, found: Found) -> int:
-    tensor = found.snapshot.tensor_ids.get(name, -1)
-    return found.snapshot.producer[tensor] if tensor >= 0 else -1
+def maker_of(name: str, found: Found) -> tuple[Found, int] | None:
+    """The graph and the node that make a tensor; None if no node does."""
+    home = found.home(name)
+    tensor = home.snapshot.tensor_ids.get(name, -1)
+    node = home.snapshot.producer[tensor] if tensor >= 0 else -1
+    return (home, node) if node >= 0 else None
 
 
 def kernel_of(node: int, found: Found) -> Kernel | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from potc.compiler import prepare
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected
 from potc.diagnostics.source import Source
-from potc.graph.snapshot import outer_reads, take_snapshot
+from potc.graph.names import all_nodes
+from potc.graph.snapshot import outer_reads
 from potc.language.devices import inherit
 from potc.language.files import Library, read_library
 from potc.language.formats import Formats
@@ -16,7 +17,7 @@ from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.language.scope import Scope, build_scope
 from potc.language.syntax import Device, DeviceAlgebra, Expect, Test
-from potc.quantize.solve import solve
+from potc.quantize.parts import snapshots_of, solve_parts, without_ends
 from potc.workbench.expectations import Failure, judge
 from potc.workbench.found import Found, Types
 from potc.workbench.graph_text import model_of
@@ -126,18 +127,18 @@ class _Bench:
             if isinstance(program, Rejected):
                 raise program
             model = model_of(test, program.opset)
-            named = {o: n.name for n in model.proto.graph.node for o in n.output if o}
-            named |= {
-                i: "" for n in model.proto.graph.node for i in (*n.input, *outer_reads(n)) if i and i not in named
-            }
+            written = list(all_nodes(model.proto.graph))
+            named = {o: n.name for n in written for o in n.output if o}
+            named |= {i: "" for n in written for i in (*n.input, *outer_reads(n)) if i and i not in named}
             prepared, changes = prepare(model, program)
-            snapshot = take_snapshot(prepared.proto)
-            plan = solve(program, snapshot)
+            parts = solve_parts(program, prepared, snapshots_of(prepared))
         except Rejected as rejected:
             if not errors or any(d.code == "invalid-test" for d in rejected.diagnostics):
                 raise
             return self._outcome(test, device, _other_errors(errors, rejected), None)
-        found = Found(program, snapshot, plan, changes, named, self._types(test, program))
+        types, inside = self._types(test, program), without_ends(program)
+        bodies = tuple(Found(inside, p.snapshot, p.plan, changes, named, types) for p in parts[1:])
+        found = Found(program, parts[0].snapshot, parts[0].plan, changes, named, types, bodies)
         return self._outcome(test, device, judge(test, found), found)
 
     def _outcome(self, test: Test, device: str, failures: tuple[Failure, ...], found: Found | None) -> Outcome:

@@ -15,8 +15,8 @@ import pytest
 from onnx import numpy_helper
 from test_cases import model_from_text
 
-from potc.cli.layers import layer_rows, layers_title
-from potc.compiler import Job, Trace, finish, known_ranges, match_model, opset_for
+from potc.cli.layers import layer_rows, layers_title, unwatched_line
+from potc.compiler import Job, Trace, compile_model, finish, known_ranges, match_model, opset_for
 from potc.data.kept import some
 from potc.evaluate.account import Accounts, account
 from potc.evaluate.layers import layers
@@ -161,6 +161,26 @@ def test_all_kinds_of_models(text: str, least: int, tmp_path: Path) -> None:
         assert [r.share for r in told.rows] == sorted((r.share for r in told.rows), reverse=True)
     assert ("nothing to share" in layers_title(told)) == (told.explained is None)
     assert len(list(layer_rows(told))) == len(noisy) + bool(noisy)
+
+
+def test_kernels_in_bodies_are_counted_apart(tmp_path: Path) -> None:
+    text = """g (float[4,16] x) => (float[4,16] y, float[3,4,16] ys) <float[16,16] w, float[16,16] v> {
+        n = Constant <value = int64 {3}> ()
+        go = Constant <value = bool {1}> ()
+        p = Gemm (x, v)
+        y, ys = Loop (n, go, p) <body = body (int64 i, bool ci, float[4,16] h) => (bool co, float[4,16] t, float[4,16] s) {
+            co = Identity (ci)
+            t = Gemm (h, w)
+            s = Relu (t)
+        }>
+    }"""
+    onnx.save(model_from_text(text), tmp_path / "model.onnx")
+    c = compile_model(Job(str(tmp_path / "model.onnx"), "cpu.rules"))
+    told = layers(account(c.prepared, c.plan, c.params, c.compiled, c.samples), c.plan, c.params, c.ranges, ())
+    assert told.unwatched == (("Gemm_1",),)
+    assert [row.nodes for row in told.rows if row.nodes] == [("Gemm_2",)]
+    assert unwatched_line(told).startswith("  1 kernel in bodies")
+    assert unwatched_line(replace(told, unwatched=())) == ""
 
 
 @cache
