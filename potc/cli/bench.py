@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option, format_option, library_option, load_libraries
+from potc.cli.options import color_option, device_options, format_option, library_option, load_libraries
 from potc.cli.terminal import Session, Terminal
 
 
@@ -18,11 +18,7 @@ from potc.cli.terminal import Session, Terminal
 @click.option("--warmup", type=click.IntRange(0), default=5, help="Runs before those, which are not counted (5).")
 @click.option("--threads", type=click.IntRange(0), default=1, help="Threads of onnxruntime; 0: its own choice (1).")
 @click.option("--rules", metavar="RULES", help="The rules of INT8: tells why nodes stay in float.")
-@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
-@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
-@click.option(
-    "--extern", "externs", metavar="FILE.py", multiple=True, help="A Python file that may run, for `extern pred`."
-)
+@device_options
 @library_option
 @format_option
 @color_option

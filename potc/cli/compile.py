@@ -13,7 +13,7 @@ import click
 from potc.cli.data_options import DATA, annotation_options
 from potc.cli.depfile import depfile
 from potc.cli.failed import failed_verification
-from potc.cli.options import color_option, known_libraries, library_option, report_format_option
+from potc.cli.options import color_option, device_options, known_libraries, library_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
 from potc.cli.target_options import check_target, target_options
@@ -72,9 +72,7 @@ class Outputs:
 @click.argument("model")
 @click.option("--rules", metavar="RULES", help="Rule file, or the name of a shipped one, like cpu.")
 @click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
-@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
-@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
-@click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
+@device_options
 @library_option
 @click.option("--data", metavar="DATA", help=DATA)
 @annotation_options

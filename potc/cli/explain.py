@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, device_options, format_option
 from potc.cli.terminal import Session, Terminal
 
 
@@ -17,11 +17,7 @@ from potc.cli.terminal import Session, Terminal
 @click.argument("what", metavar="CODE|MODEL")
 @click.option("--rules", metavar="RULES", help="Rule file, or the name of a shipped one: explains MODEL.")
 @click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
-@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
-@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
-@click.option(
-    "--extern", "externs", metavar="FILE", multiple=True, help="A Python file that may run, for `extern pred`."
-)
+@device_options
 @click.option("--node", "nodes", metavar="NAME", multiple=True, help="Explain nodes; * stands for any characters.")
 @click.option("--tensor", "tensors", metavar="NAME", multiple=True, help="Explain tensors.")
 @click.option(

@@ -52,3 +52,15 @@ def report_format_option(command: Command) -> Command:
     choice = click.Choice(["text", "json", "sarif", "github"])
     text = "json: the answer on standard output; sarif: diagnostics as one log; github: as annotations."
     return click.option("--format", "form", type=choice, default="text", help=text)(command)
+
+
+def device_options(command: Command) -> Command:
+    """For commands that load one device: which one, how it is set, and what its file may run."""
+    device = "Which device of the rule file; the first one if not given."
+    command = click.option(
+        "--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file."
+    )(command)
+    command = click.option(
+        "--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device."
+    )(command)
+    return click.option("--device", metavar="NAME", help=device)(command)

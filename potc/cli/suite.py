@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from potc.cli.options import color_option, format_option
+from potc.cli.options import color_option, device_options, format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import reject
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("suite")
 @click.argument("rules")
-@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
-@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
-@click.option("--extern", "externs", metavar="FILE.py", multiple=True, help="Let an `extern pred` run this file.")
+@device_options
 @click.option("--rule", metavar="NAME", help="Only the cases of one rule, or of `pass`.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other weights and samples.")
 @click.option("-o", "--output", metavar="FOLDER", required=True, help="Where to write the kit.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from potc.cli.options import color_option, library_option, load_libraries, report_format_option
+from potc.cli.options import color_option, device_options, library_option, load_libraries, report_format_option
 from potc.cli.terminal import Session, Terminal
 from potc.diagnostics.diagnostic import Rejected
 
@@ -15,11 +15,7 @@ from potc.diagnostics.diagnostic import Rejected
 @click.command("verify")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--rules", metavar="RULES", required=True, help="Rule file, or the name of a shipped one, like cpu.")
-@click.option("--device", metavar="NAME", help="Which device of the rule file; the first one if not given.")
-@click.option("--set", "settings", metavar="FEATURE=VALUE", multiple=True, help="Set a feature of the device.")
-@click.option(
-    "--extern", "externs", metavar="FILE.py", multiple=True, help="Python file that rules may ask; repeatable."
-)
+@device_options
 @library_option
 @report_format_option
 @color_option
