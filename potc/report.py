@@ -319,6 +319,8 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
     if compilation.model.opset > high:
         opset = compilation.model.opset
         yield f"the model has opset {opset}, the device allows {low} to {high}: rules may misread newer operators"
+    if compilation.model.bfloat16 is not None:
+        yield "bfloat16 is computed in float32, inputs and outputs apart: onnxruntime's processor kernels have no bfloat16"
     if not compilation.plan.kernels:
         yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
     if compilation.equalization is not None and compilation.equalization.refused:
