@@ -23,6 +23,7 @@ from potc import __version__
 from potc.cli.arguments import expanded
 from potc.cli.collector import uncollected
 from potc.cli.configuration import with_isolated
+from potc.cli.heap import share_heap
 from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected, reject
 
@@ -156,6 +157,7 @@ def run() -> NoReturn:
     """The ``potc`` script: SIGTERM ends a run as Ctrl-C does; closed streams are like /dev/full and /dev/null."""
     signal.signal(signal.SIGTERM, _interrupt)
     gc.set_threshold(COLLECTED_EVERY)
+    share_heap()
     sys.stderr = sys.stderr or open(os.devnull, "w")
     sys.stdout = sys.stdout or open(os.devnull)  # opened for reading: what is written fails
     code = main()
