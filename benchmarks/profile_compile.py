@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,7 +61,17 @@ def profile(model: str, data: str, rules: str, samples: int | None) -> Profile:
 
 
 def _run(*words: str) -> str:
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
+    """Twice: the first run compiles bytecode, as pip does when it installs."""
+    with tempfile.TemporaryDirectory(prefix="potc-profile-") as folder:
+        return [_once(folder, *words) for _ in range(2)][1]
+
+
+def _once(folder: str, *words: str) -> str:
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = folder
+    done = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return done.stdout
@@ -67,10 +79,12 @@ def _run(*words: str) -> str:
 
 def run_compile(model: str, data: str, rules: str, samples: int, preset: str) -> None:
     """Prints, as JSON, what each stage took."""
+    from potc.cli.heap import share_heap
     from potc.cli.presets import CHECKED_FAST
     from potc.compiler import Job, Trace, compile_model
     from potc.quantize.tuning import BiasSettings, Tuning
 
+    share_heap()
     begun: list[tuple[str, float, float, float]] = []
 
     def stage(name: str) -> None:
@@ -127,9 +141,10 @@ def page(found: Profile) -> str:
         f"| all | {total:.2f} s | {least:.2f} s | {max(s.peak_mb for s in default):.0f} MB | {passes} |",
         "",
         "`fast` watches no means of channels, since it corrects no biases, and compares one sample instead of a few. What it",
-        "can't do without is one pass of the float model with three reductions for each tensor that is stored: those read every",
-        "value once more, and the layouts that onnxruntime's convolutions like best must be undone for them",
-        "([decision 4](../decisions/0004-observing.md)).",
+        "can't do without is one pass of the float model with two or three reductions for each tensor that is stored: those read",
+        "every value once more, and where values may be negative, the layouts that onnxruntime's convolutions like best must be",
+        "undone for them (decisions [4](../decisions/0004-observing.md) and",
+        "[53](../decisions/0053-observing-rectified-tensors.md)).",
         "",
     ]
     return "\n".join(lines)
