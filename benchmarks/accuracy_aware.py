@@ -1,14 +1,16 @@
-"""Accuracy-aware search against NNCF's ``quantize_with_accuracy_control``, on a model that was made bad on purpose.
+"""Accuracy-aware search on a model that was made bad on purpose, alone or against NNCF's ``quantize_with_accuracy_control``.
 
-One scale for all weights of a layer, biases not corrected: depthwise layers lose most of their codes. Both tools get the same
-calibration samples, the same half of the labelled samples to judge by, and the same limit; the other half, which neither has seen,
-judges the results, each as written (float arithmetic between the quantizers). Told are kernels given up, evaluations, models run on
-samples, CPU seconds.
+``--bad coarse``: one scale for all weights of a layer, biases not corrected: depthwise layers lose most of their codes. ``--bad
+saturation``: biases not corrected, and weights keep all their codes on a device that adds pairs of products in 16 bits, which
+saturate; what the device computes is simulated to the bit. Both tools get the same calibration samples, the same labelled samples
+to judge by, and the same limit; others, which neither has seen, judge the results, each as written (float arithmetic between the
+quantizers, or the simulation). Told are kernels given up, evaluations, models run on samples, CPU seconds.
 
-    python benchmarks/accuracy_aware.py MODEL.onnx --data LABELLED.npz --calib CALIB.npz [--nncf PYTHON] [--out FILE.json]
+    python benchmarks/accuracy_aware.py MODEL.onnx --data LABELLED.npz --calib CALIB.npz [--bad WHICH] [--judged N]
+        [--nncf PYTHON] [--out FILE.json]
 
 LABELLED.npz holds an array named like the model's input and the labels ``label``. ``--nncf`` is the interpreter of an environment
-with NNCF and onnxruntime.
+with NNCF and onnxruntime; it can't simulate saturation.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +55,14 @@ def opened(model: bytes) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def halves(path: str) -> tuple[str, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The input's name, samples to judge by, and samples that nobody sees, drawn by lot."""
+def divided(path: str, judged: int | None) -> tuple[str, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The input's name, samples to judge by, and samples that nobody sees, drawn by lot. ``judged``: how many are to judge by;
+    None: half of them."""
     stored = np.load(path)
     name = next(n for n in stored.files if n != "label")
     pictures, labels = stored[name], stored["label"]
     order = np.random.default_rng(0).permutation(len(labels))
-    seen, unseen = np.array_split(order, 2)
+    seen, unseen = np.split(order, [judged or (len(labels) + 1) // 2])
     return name, (pictures[seen], labels[seen]), (pictures[unseen], labels[unseen])
 
 
@@ -71,17 +75,17 @@ def run_potc(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from potc.quantize.tuning import BiasSettings, Tuning
     from potc.search import compile as compiling
     from potc.search.bench import Bench
+    from potc.search.run import executable
+    from potc.search.run import opened as on_the_device
     from potc.search.target import Target
 
-    name, (pictures, labels), (unseen, answers) = halves(words.data)
+    name, (pictures, labels), (unseen, answers) = divided(words.data, words.judged)
     (folder / "coarse.rules").write_text(RULES)
-    job = Job(
-        words.model,
-        str(folder / "coarse.rules"),
-        words.calib,
-        device="coarse",
-        tuning=Tuning(bias=BiasSettings("none")),
-    )
+    if words.bad == "coarse":
+        job = Job(words.model, str(folder / "coarse.rules"), words.calib, device="coarse")
+    else:
+        job = Job(words.model, "cpu.rules", words.calib)
+    job = replace(job, tuning=Tuning(bias=BiasSettings("none"), narrow=words.bad == "coarse"))
     benches: list[Bench] = []
 
     class Counting(Bench):
@@ -96,19 +100,23 @@ def run_potc(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     with_weights = {c.node for c in base.plan.constants if c.role == "weight"}
     kept = {c.node for c in compilation.plan.constants if c.role == "weight"}
+    judge = on_the_device(executable(compilation.compiled, compilation.plan, base.program.members[0].signatures))
+    output = base.model.proto.graph.output[0].name
+    right = [int(np.argmax(judge.run([output], {name: p[None]})[0])) == y for p, y in zip(unseen, answers, strict=True)]
     return {
         "tool": "potc",
         "met": found.met,
         "float": found.before[0],
         "seen": found.answer.values[0],
         "unseen_float": accuracy(opened(Path(words.model).read_bytes()), name, unseen, answers),
-        "unseen": accuracy(opened(compilation.compiled), name, unseen, answers),
+        "unseen": float(np.mean(right)),
         "weighted_kernels": len(with_weights),
         "weighted_given_up": len(with_weights - kept),
         "kernels": len(base.plan.kernels),
         "kernels_given_up": len(base.plan.kernels) - len(compilation.plan.kernels),
         "evaluations": found.evaluations,
         "samples_run": benches[0].samples_run,
+        "highest_drop": found.answer.highest[0],
         "candidates": [(c.values[0], c.kernels) for c in found.candidates],
     }
 
@@ -119,7 +127,7 @@ def run_nncf(words: argparse.Namespace) -> dict[str, Any]:
     import nncf.quantization.advanced_parameters as advanced  # type: ignore[import-not-found]
     import onnx
 
-    name, (pictures, labels), (unseen, answers) = halves(words.data)
+    name, (pictures, labels), (unseen, answers) = divided(words.data, words.judged)
     calibration = np.load(words.calib)[name]
     counted = {"runs": 0, "evaluations": 0}
     model = onnx.load(words.model)
@@ -161,6 +169,7 @@ def run_nncf(words: argparse.Namespace) -> dict[str, Any]:
         "tool": f"NNCF {nncf.__version__}",
         "float": accuracy(opened(model.SerializeToString()), name, pictures, labels),
         "seen": accuracy(opened(quantized.SerializeToString()), name, pictures, labels),
+        "unseen_float": accuracy(opened(model.SerializeToString()), name, unseen, answers),
         "unseen": accuracy(opened(quantized.SerializeToString()), name, unseen, answers),
         "weighted_kernels": len(multiplying),
         "weighted_given_up": len(multiplying) - len(quantizing),
@@ -176,12 +185,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", required=True)
     parser.add_argument("--calib", required=True)
+    parser.add_argument("--bad", choices=("coarse", "saturation"), default="coarse")
+    parser.add_argument("--judged", type=int, help="labelled samples to judge by; half of them if not given")
     parser.add_argument("--max-drop", type=float, default=0.005)
     parser.add_argument("--evaluations", type=int, default=8)
     parser.add_argument("--nncf", metavar="PYTHON")
     parser.add_argument("--only", choices=("potc", "nncf"), help=argparse.SUPPRESS)
     parser.add_argument("--out", metavar="FILE.json")
     words = parser.parse_args()
+    if words.nncf and words.bad != "coarse":
+        parser.error("--nncf needs --bad coarse")
     if words.only:
         with tempfile.TemporaryDirectory() as folder:
             told = run_potc(words, Path(folder)) if words.only == "potc" else run_nncf(words)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from potc.data.dataset import Dataset
 from potc.data.kept import KeptSamples, some
@@ -24,7 +24,7 @@ from potc.graph.model import Model
 from potc.graph.names import all_graphs
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
-from potc.graph.read import read_model
+from potc.graph.widen import cast_borders, read_runnable
 from potc.graph.write import serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
@@ -89,7 +89,7 @@ class Trace:
 class Compilation:
     """Everything that a compile produced, and what it was made from. ``prepared``: the float model that the plan speaks of;
     ``equalization``: what was done to it on purpose, None where nobody asked; ``integer``: ``compiled`` with codes for inputs and
-    outputs, whose numbers are ``borders``, None where nobody asked."""
+    outputs, whose numbers are ``borders``, and with bfloat16 where the file has it; None where neither is so."""
 
     job: Job
     program: Program
@@ -122,7 +122,7 @@ class Compilation:
 def read_inputs(job: Job) -> tuple[str, ...]:
     """All files that a compile of this job reads, as ``Compilation.inputs`` has them. Raises Rejected."""
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
-    model = read_model(job.model)
+    model = read_runnable(job.model)
     return _files(job, model, program, _samples(job, model))
 
 
@@ -164,7 +164,7 @@ def match_model(job: Job, trace: Trace) -> Matched:
     trace.stage("rules")
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
-    model = read_model(job.model)
+    model = read_runnable(job.model)
     samples = KeptSamples(_samples(job, model), job.checked)
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
@@ -282,12 +282,14 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
 
 
 def with_borders(done: Compilation) -> Compilation:
-    """With codes for inputs and outputs where the job asks for them, compared with the model that takes floats."""
-    if not done.job.io:
+    """With codes for inputs and outputs where the job asks for them, and bfloat16 where the file has it; compared with the model
+    that takes float32."""
+    if not done.job.io and not done.model.bfloat16:
         return done
     proto, borders = with_integer_borders(done.compiled, done.job.io)
-    integer = serialize(proto)
-    check = same_behind_borders(done.compiled, integer, borders, some(done.samples, done.job.checked))
+    narrow = (done.model.bfloat16 or frozenset()) - {b.tensor for b in borders}
+    integer = serialize(cast_borders(proto, narrow, TensorProto.BFLOAT16))
+    check = same_behind_borders(done.compiled, integer, borders, narrow, some(done.samples, done.job.checked))
     verification = replace(done.verification, checks=(*done.verification.checks, check))
     return replace(done, integer=integer, borders=borders, verification=verification)
 

@@ -190,7 +190,8 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Equal compiles give equal reports: no times, no absolute paths. ``layers``: None where nobody asked for them."""
+    """Equal compiles give equal reports: no times, no absolute paths. ``layers``: None where nobody asked for them; ``search``:
+    see ``search_document``, None where no accuracy target was given."""
 
     versions: dict[str, str]
     model: str
@@ -201,6 +202,7 @@ class Report:
     preset: str
     tuning: dict[str, Any]
     choice: Chosen | None
+    search: dict[str, Any] | None
     data: str | None
     preprocessing: dict[str, Any]
     samples: int
@@ -242,8 +244,14 @@ def layers_of(compilation: Compilation) -> Layers | str:
     return layers(accounts, c.plan, c.params, c.ranges, c.changes)
 
 
-def report(compilation: Compilation, accounted: Layers | str | None = None, choice: Choice | None = None) -> Report:
-    """Everything worth telling about a compile. ``accounted``: of ``layers_of``; ``choice``: how its settings were found."""
+def report(
+    compilation: Compilation,
+    accounted: Layers | str | None = None,
+    choice: Choice | None = None,
+    search: dict[str, Any] | None = None,
+) -> Report:
+    """Everything worth telling about a compile. ``accounted``: of ``layers_of``; ``choice``: how its settings were found;
+    ``search``: what was tried for an accuracy target."""
     job, program, plan, share = compilation.job, compilation.program, compilation.plan, compilation.share
     return Report(
         versions={"potc": __version__, **{p: import_module(p).__version__ for p in ("onnx", "onnxruntime", "numpy")}},
@@ -255,6 +263,7 @@ def report(compilation: Compilation, accounted: Layers | str | None = None, choi
         preset=job.preset or job.tuning.ranges.preset,
         tuning=asdict(job.tuning),
         choice=choice and _chosen(choice),
+        search=search,
         data=job.data if isinstance(job.data, str) else None,
         preprocessing=job.preprocess.told(),
         samples=len(compilation.samples),
@@ -310,6 +319,8 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
     if compilation.model.opset > high:
         opset = compilation.model.opset
         yield f"the model has opset {opset}, the device allows {low} to {high}: rules may misread newer operators"
+    if compilation.model.bfloat16 is not None:
+        yield "bfloat16 is computed in float32, inputs and outputs apart: onnxruntime's processor kernels have no bfloat16"
     if not compilation.plan.kernels:
         yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
     if compilation.equalization is not None and compilation.equalization.refused:

@@ -25,6 +25,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 ALLOWED = {
     "QuantizeLinear": "the output format: what lowering writes",
     "DequantizeLinear": "the output format: what lowering writes",
+    "Identity": "what a cast from a type to itself is called, so that a rewrite of the rules removes it",
     "Cast": "written by calibration to see values of other float types as float32",
     "ReduceMin": "written by calibration to see a range",
     "ReduceMax": "written by calibration to see a range",

@@ -307,7 +307,7 @@ def _compile(
         return failed_verification(compilation, terminal)
     inputs = tuple(dict.fromkeys((*compilation.inputs, *configured, *(searched.inputs if searched else ()))))
     outputs.check(inputs)
-    told = report(compilation, accounted, choice)
+    told = report(compilation, accounted, choice, searched.document if searched else None)
     _write(outputs, compilation, told, inputs, terminal, searched.files(outputs.fronts) if searched else {})
     if terminal.as_json:
         terminal.answer(told.to_json().rstrip("\n"))

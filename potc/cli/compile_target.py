@@ -32,6 +32,13 @@ class Searched:
     def exit_code(self) -> int:
         return 0 if self.found.met else TARGET_MISSED
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """For the report."""
+        from potc.search.front import search_document
+
+        return {**search_document(self.found, self.target), "rules_to_paste": self.advice}
+
     def files(self, fronts: tuple[str, ...]) -> dict[str, bytes]:
         """The pictures and documents of the front."""
         from potc.search.front import front_json, front_svg
@@ -40,11 +47,17 @@ class Searched:
 
     def lines(self, output: str) -> list[str]:
         """For people: what was found, and what can be done if that is not enough."""
+        from potc.evaluate.confidence import LEVEL
+
         found, target, answer = self.found, self.target, self.found.answer
         drops = target.drops(found.before, answer.values)
         lines: list[str] = []
-        for metric, before, after, drop in zip(target.metrics, found.before, answer.values, drops, strict=True):
+        rows = zip(target.metrics, found.before, answer.values, drops, answer.highest, strict=True)
+        for metric, before, after, drop, highest in rows:
             lines.append(f"  {metric.name:<10} {before:.4f} -> {after:.4f}, a drop of {float(drop):.4f}")
+            if highest is not None:
+                sure = f"{target.confidence or LEVEL:.6g}"
+                lines.append(f"{'':13}at most {highest:.4f} on other samples like these, with confidence {sure}")
         held = sorted(answer.variant.held)
         lines.append(
             f"  searched   {found.evaluations} evaluations; {len(held)} nodes given up, "

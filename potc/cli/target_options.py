@@ -21,6 +21,7 @@ NEEDED_FOR_TARGET = (
     "eval_preprocess",
     "metrics",
     "drop_type",
+    "confidence",
     "evaluations",
     "ranking_samples",
     "tune",
@@ -43,6 +44,12 @@ def target_options(command: Command) -> Command:
         click.option("--eval-labels", metavar="WHAT", help="As --labels, of --eval-data."),
         click.option("--eval-images", metavar="FOLDER", help="As --images, of --eval-data."),
         click.option("--eval-preprocess", metavar="RECIPE", help="What differs from --preprocess for --eval-data."),
+        click.option(
+            "--confidence",
+            metavar="LEVEL",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Keep the target on other samples too, with this probability.",
+        ),
         click.option("--evaluations", type=click.IntRange(min=1), help="Evaluate at most so many models; 8."),
         click.option(
             "--ranking-samples", type=click.IntRange(min=1), help="Calibration samples for ranking layers; 8."
@@ -97,6 +104,7 @@ def target_of(words: Mapping[str, Any]) -> Target:
         words["evaluations"] or EVALUATIONS,
         words["ranking_samples"] or RANKING_SAMPLES,
         words["tune"],
+        confidence=words["confidence"],
     )
 
 

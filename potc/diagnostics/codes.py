@@ -249,6 +249,10 @@ _DATA = {
         "Workers die of a sample, again and again.",
         "Leave that sample out, or give the workers more memory.",
     ),
+    "too-few-samples": (
+        "The evaluation samples are too few to show what `--confidence` asks for.",
+        "Give more `--eval-data`, a larger `--max-drop`, a lower `--confidence`, or fewer `--evaluations`.",
+    ),
     "no-cluster": ("The workers of `--cluster` can't be reached.", "Start a scheduler, and check its address."),
 }
 

@@ -65,6 +65,32 @@ def difference(first: Evaluation, second: Evaluation, resamples: int = RESAMPLES
     return Difference(value, _percentiles(drawn), p, "paired bootstrap")
 
 
+def highest_drop(
+    first: Evaluation, second: Evaluation, level: float, resamples: int = RESAMPLES, seed: int = 0
+) -> float:
+    """What the second model loses at most against the first on any samples like these, with the one-sided confidence ``level``;
+    NaN where no resample has a value. Raises ValueError for different samples.
+
+    Samples that are right or wrong: the exact upper limit of the share that the second model alone gets wrong minus the exact
+    lower limit of the share that it alone gets right, each at half of what ``level`` leaves (Bonferroni), so few samples are never
+    flattering. Others: the percentile of a paired bootstrap."""
+    if first.indices != second.indices:
+        raise ValueError("the two models saw different samples")
+    was, now = right_or_wrong(first), right_or_wrong(second)
+    if was is not None and now is not None:
+        worse, better = (exact_binomial(int(n), len(was), level) for n in ((now < was).sum(), (now > was).sum()))
+        return worse.high - better.low
+    a, b = _bootstrap(first.metric, [first.records, second.records], resamples, seed)
+    lost = a - b if first.metric.higher_is_better else b - a
+    known = lost[np.isfinite(lost)]
+    return float(np.quantile(known, level)) if known.size else math.nan
+
+
+def samples_to_show(drop: float, level: float) -> int:
+    """From how many samples on, right or wrong, ``highest_drop`` can be as low as ``drop``: where not one is lost."""
+    return math.ceil(math.log((1 - level) / 2) / math.log1p(-drop)) if 0 < drop < 1 else 0
+
+
 def right_or_wrong(evaluation: Evaluation) -> np.ndarray | None:
     """Records [n] of 0 and 1 as booleans; None for any other."""
     if not evaluation.metric.scored_alone:

@@ -3,11 +3,15 @@
 A kernel with weights is linear in the codes of its activations and in those of its weights, so float32 arithmetic computes
 it exactly as long as no sum leaves 2**24: weights of large layers are cut into parts. The sum of one lane group is the same
 operator with all other weights zero. Output channels don't mix, so one run gives one group of every channel, and only groups
-that could leave the register for the activations at hand are run at all: sum = exact sum + (clamped - exact) of each of them.
+that could leave the register for the activations at hand are looked at: sum = exact sum + (clamped - exact) of each of them.
+
+Where all output channels read the same activations, the operator is not run for each group: with one weight of a channel 1 and
+all others 0 it returns what this weight is multiplied with, at each position. Groups are added from these.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +22,9 @@ from potc.quantize.plan import Lanes
 
 EXACT = 1 << 24  # float32 holds every integer up to here
 RUNS = 512  # of one layer on one sample; beyond, a simulation takes longer than anybody waits
+TOP = 255  # the largest code of 8 bits, from 0
+HELD = 1 << 25  # numbers that are held at once of what weights are multiplied with
+ADDED = 1 << 21  # numbers that are added at once
 
 Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]  # float32 activations and weights -> float32, without a bias
 
@@ -44,6 +51,19 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """Those of a weight that some activations could make leave the register. ``owner``: int [n], output channel of each, in
+    order; ``weights``: float32 [n, lanes]. ``needed``: numbers of positions in one output channel, ``at``: int [n, lanes], where
+    among them each weight of a group is."""
+
+    lanes: Lanes
+    owner: np.ndarray
+    weights: np.ndarray
+    needed: np.ndarray
+    at: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Summed:
     """``sums``: int64, in the shape of the output, what the kernel's widest accumulator holds (without a bias).
 
@@ -58,29 +78,44 @@ class Summed:
 
 
 def accumulate(
-    multiply: Multiply, x: Codes, w: Codes, out: int, channel: int, lanes: tuple[Lanes, ...], runs: int = RUNS
+    multiply: Multiply,
+    x: Codes,
+    w: Codes,
+    out: int,
+    channel: int,
+    lanes: tuple[Lanes, ...],
+    groups: tuple[Groups, ...] = (),
+    runs: int = RUNS,
 ) -> Summed:
     """Sums of (x - zero point) * (w - zero point) as a kernel forms them that adds ``lanes`` of products in a narrow register.
 
     Activations are multiplied as unsigned codes (signed ones are shifted to start at 0), and padding has the code of zero; the
     zero points' share is taken off after widening. ``out``: axis of the weights' output channels, ``channel``: the same of
-    the output. Accumulators with one lane are wide and exact.
+    the output. ``groups``: see ``groups_of``, where every output channel reads the same. Accumulators with one lane are wide and
+    exact.
 
     Raises Unfit where ``multiply`` is not a plain sum of products, and where more than ``runs`` groups of one channel could
-    saturate.
+    saturate and channels do not share what they read.
     """
     if not x.values.size:
         return Summed(multiply(x.centred, w.centred).astype(np.int64))
     sums = _exact(multiply, x.centred, w.centred, out)
-    groups = saturated = largest = 0
-    for narrow in (a for a in lanes if a.lanes > 1):
+    looked_at = saturated = largest = 0
+    for number, narrow in enumerate(a for a in lanes if a.lanes > 1):
+        _check_whole(x, w, narrow)
+        if groups and len(groups[number].needed) * (sums.size // max(sums.shape[channel], 1)) <= HELD:
+            found = _clamped(multiply, x, w, out, channel, groups[number])
+            sums += found.sums
+            looked_at, saturated = looked_at + found.groups, saturated + found.saturated
+            largest = max(largest, found.largest)
+            continue
         for total in _groups(multiply, x, w, out, channel, narrow, runs):
             excess = np.clip(total, *_register(narrow)) - total
             sums += excess
-            groups += 1
+            looked_at += 1
             saturated += int(np.count_nonzero(excess))
             largest = max(largest, int(np.abs(excess).max(initial=0)))
-    return Summed(sums, groups, saturated, largest)
+    return Summed(sums, looked_at, saturated, largest)
 
 
 def groups_at_risk(codes: np.ndarray, out: int | None, lanes: Lanes, top: int) -> np.ndarray:
@@ -95,6 +130,12 @@ def groups_at_risk(codes: np.ndarray, out: int | None, lanes: Lanes, top: int) -
     positive = sum((np.maximum(lane, 0) for lane in each), none)
     negative = sum((np.minimum(lane, 0) for lane in each), none)
     return (positive > high // top) | (negative < -(-low // top))
+
+
+def _check_whole(x: Codes, w: Codes, lanes: Lanes) -> None:
+    top = int(x.values.max()) - x.lowest + abs(x.zero_point - x.lowest)
+    if top * int(np.abs(w.values.astype(np.int64)).max(initial=0)) * lanes.lanes >= EXACT:
+        raise Unfit(f"a sum of {lanes.lanes} products leaves the integers of float32")
 
 
 def _register(lanes: Lanes) -> tuple[int, int]:
@@ -112,8 +153,6 @@ def _groups(
     count = int(risky.sum(1).max(initial=0))
     if count > runs:
         raise Unfit(f"{count} groups of one channel could saturate, more than the {runs} that are simulated")
-    if top * int(np.abs(w.values.astype(np.int64)).max(initial=0)) * lanes.lanes >= EXACT:
-        raise Unfit(f"a sum of {lanes.lanes} products leaves the integers of float32")
     places = grouped(rows_of(np.arange(1, w.values.size + 1).reshape(w.values.shape), out, lanes.order), lanes.lanes)
     chosen = np.argsort(~risky, axis=1, kind="stable")
     rows = np.arange(len(risky))
@@ -127,6 +166,67 @@ def _groups(
         total = _whole(multiply(x.centred, masked))
         rest = tuple(a for a in range(masked.ndim) if a != out)
         yield total + _along(zero * masked.sum(axis=rest, dtype=np.float64).astype(np.int64), channel, total.ndim)
+
+
+def groups_of(w: Codes, out: int, lanes: tuple[Lanes, ...]) -> tuple[Groups, ...]:
+    """Of a weight of 8 bits whose output channels all read the same activations; one for each narrow accumulator, for any
+    samples."""
+    return tuple(_groups_of(w, out, narrow) for narrow in lanes if narrow.lanes > 1)
+
+
+def _groups_of(w: Codes, out: int, lanes: Lanes) -> Groups:
+    owner, group = np.nonzero(groups_at_risk(w.values, out, lanes, TOP))
+    weights = grouped(rows_of(w.values, out, lanes.order), lanes.lanes)[owner, group].astype(np.float32)
+    one = np.moveaxis(w.values, out, 0)[:1]
+    numbers = np.moveaxis(np.arange(one.size).reshape(one.shape), 0, out)
+    # A short group was filled with zeros: its weights are 0 there, so any factor will do.
+    places = grouped(rows_of(numbers, out, lanes.order), lanes.lanes)[0][group]
+    needed, at = np.unique(places, return_inverse=True)
+    return Groups(lanes, owner, weights, needed, at.reshape(places.shape))
+
+
+def _clamped(multiply: Multiply, x: Codes, w: Codes, out: int, channel: int, groups: Groups) -> Summed:
+    """What clamping adds to the sums, and how often it does."""
+    factors, shape = _factors(multiply, x.centred, w.values.shape, out, channel, groups.needed)
+    factors += np.float32(x.zero_point - x.lowest)
+    low, high = (np.float32(limit) for limit in _register(groups.lanes))
+    highest = factors.max(axis=1, initial=0)[groups.at]
+    above, below = (np.maximum(sign * groups.weights, 0) * highest for sign in (1, -1))
+    risky = np.flatnonzero((above.sum(1) > high) | (below.sum(1) > -low))
+    sums = np.zeros((shape[0], factors.shape[1]), np.int64)
+    saturated = largest = 0
+    step = max(1, ADDED // max(factors.shape[1], 1))
+    for start in range(0, len(risky), step):
+        part = risky[start : start + step]
+        weights, at = groups.weights[part], groups.at[part]
+        total = weights[:, :1] * factors[at[:, 0]]
+        for lane in range(1, weights.shape[1]):
+            total += weights[:, lane, None] * factors[at[:, lane]]
+        excess = np.clip(total, low, high) - total  # integers far below 2**24: exact
+        saturated += int(np.count_nonzero(excess))
+        largest = max(largest, int(np.abs(excess).max(initial=0)))
+        channels, first = np.unique(groups.owner[part], return_index=True)  # owners come in order
+        sums[channels] += np.add.reduceat(excess, first, axis=0, dtype=np.float64).astype(np.int64)
+    return Summed(np.moveaxis(sums.reshape(shape), 0, channel), len(risky), saturated, largest)
+
+
+def _factors(
+    multiply: Multiply, x: np.ndarray, weights: tuple[int, ...], out: int, channel: int, needed: np.ndarray
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Float32 [n, positions]: what the weights ``needed`` (numbers in one output channel) are multiplied with, and the shape
+    of the result with its channels first. One run reveals as many as there are output channels."""
+    count = weights[out]
+    rest = tuple(size for axis, size in enumerate(weights) if axis != out)
+    found: list[np.ndarray] = []
+    shape: tuple[int, ...] = ()
+    for start in range(0, max(len(needed), 1), count):
+        mine = needed[start : start + count]
+        ones = np.zeros((count, math.prod(rest)), np.float32)
+        ones[np.arange(len(mine)), mine] = 1
+        revealed = np.moveaxis(multiply(x, np.moveaxis(ones.reshape(count, *rest), 0, out)), channel, 0)
+        shape = revealed.shape
+        found.append(revealed.reshape(count, -1)[: len(mine)])
+    return np.concatenate(found), shape
 
 
 def _exact(multiply: Multiply, x: np.ndarray, w: np.ndarray, out: int) -> np.ndarray:

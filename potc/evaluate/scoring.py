@@ -16,7 +16,7 @@ from potc.evaluate.confidence import LEVEL, RESAMPLES, Difference, Interval, dif
 from potc.evaluate.evaluation import Evaluation, evaluate_all, labelled_by
 from potc.evaluate.metrics.metric import Metric
 from potc.graph.model import Model
-from potc.graph.read import read_model
+from potc.graph.widen import read_runnable, widened
 from potc.quantize.borders import with_float_borders
 
 Stage = Callable[[str], None]
@@ -84,13 +84,13 @@ class Words:
 def read_scored(path: str) -> Model:
     """A model that takes and returns floats: where ``compile --io`` left codes, they are made and read by what the model
     tells of them. Raises Rejected."""
-    return in_floats(read_model(path))
+    return in_floats(read_runnable(path))
 
 
 def in_floats(model: Model) -> Model:
     """The same for a model in memory. Raises Rejected (``invalid-model``)."""
     proto = with_float_borders(model.proto)
-    return model if proto is model.proto else model.with_proto(proto)
+    return widened(model if proto is model.proto else model.with_proto(proto))
 
 
 def score(

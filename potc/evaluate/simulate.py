@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from potc.evaluate.saturate import Codes, Unfit, accumulate, groups_at_risk
+from potc.evaluate.saturate import Codes, Groups, Unfit, accumulate, groups_at_risk, groups_of
 from potc.execute.session import open_session
 from potc.graph.names import all_graphs
 from potc.graph.snapshot import outer_reads, take_snapshot
@@ -128,7 +128,10 @@ class _Cut:
         self.output = node.output[0]
         inputs = [_declared(name, onnx.TensorProto.FLOAT) for name in dict.fromkeys(node.input) if name]
         alone = helper.make_graph([node], "kernel", inputs, [helper.make_empty_tensor_value_info(self.output)])
-        self._session = open_session(_serialized(alone, graph.proto), optimize=False)
+        self._session = open_session(_serialized(alone, graph.proto), optimize=False, threads=1)
+        self._is_fixed = not any(map(graph.is_computed, self._others))
+        self._offsets: dict[tuple[int, ...], np.ndarray] = {}
+        self._groups: tuple[Groups, ...] | None = None
 
     def run(self, values: Mapping[str, Any]) -> np.ndarray:
         """Float32: the sums times the scales, and what the kernel adds to them."""
@@ -143,12 +146,17 @@ class _Cut:
             feed = {node.input[self._port]: x, node.input[narrow.port]: w, **others}
             return np.asarray(self._session.run([self.output], feed)[0])
 
-        offset = once(np.zeros(codes.shape, np.float32), np.zeros(narrow.weight.shape, np.float32), added)
+        offset = self._offsets.get(codes.shape) if self._is_fixed else None
+        if offset is None:
+            offset = once(np.zeros(codes.shape, np.float32), np.zeros(narrow.weight.shape, np.float32), added)
+            self._offsets = {codes.shape: offset}
         out = self._axis(node, narrow.port, "out", narrow.weight.ndim)
         channel = self._axis(node, -1, "channel", offset.ndim)
         x = Codes(codes, int(self._x.zero_point))
         w = Codes(narrow.weight, int(self._w.zero_point.flat[0]))
-        found = accumulate(lambda a, b: once(a, b, nothing), x, w, out, channel, narrow.lanes)
+        if self._groups is None:
+            self._groups = groups_of(w, out, narrow.lanes) if self._is_shared(codes, offset, out, channel) else ()
+        found = accumulate(lambda a, b: once(a, b, nothing), x, w, out, channel, narrow.lanes, self._groups)
         narrow.use.saturated += found.saturated
         narrow.use.largest = max(narrow.use.largest, found.largest)
         shape = [1] * offset.ndim
@@ -156,6 +164,13 @@ class _Cut:
             shape[channel] = -1
         scale = self._w.scale.astype(np.float64).reshape(shape) * float(self._x.scale)
         return (found.sums * scale + offset).astype(np.float32)
+
+    def _is_shared(self, codes: np.ndarray, result: np.ndarray, out: int, channel: int) -> bool:
+        """True if every output channel is made of all input channels; else channels come in groups."""
+        weight = self._narrow.weight
+        read = self._axis(self._narrow.node, self._port, "channel", codes.ndim)
+        inner = self._axis(self._narrow.node, self._narrow.port, "in", weight.ndim)
+        return codes.shape[read] == weight.shape[inner] and result.shape[channel] == weight.shape[out]
 
 
 # ---------------------------------------------------------------------------------------------- the graph between them
@@ -176,7 +191,7 @@ class _Segment:
             return {}
         given = {name: values[name] for name in self.inputs}
         if self.session is None:
-            self.session = open_session(self._model(given), optimize=False)
+            self.session = open_session(self._model(given), optimize=False, threads=1)
         return dict(zip(self.outputs, self.session.run(list(self.outputs), given), strict=True))
 
     def _model(self, given: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -13,14 +13,17 @@ class Model:
 
     ``proto`` is not to be changed in place: a pass that changes something returns a new Model (see ``with_proto``).
     ``path`` is as the user gave it; ``files`` are all files that were read (the model, its external data).
+    ``bfloat16``: inputs and outputs that are bfloat16 in the file, and float32 here (see ``potc.graph.widen``); None for a file
+    that had none at all.
     """
 
     path: str
     proto: onnx.ModelProto
     files: tuple[str, ...]
+    bfloat16: frozenset[str] | None = None
 
     def with_proto(self, proto: onnx.ModelProto) -> Model:
-        return Model(self.path, proto, self.files)
+        return replace(self, proto=proto)
 
     @property
     def opset(self) -> int:

@@ -82,8 +82,10 @@ def solve_params(
             continue
         key = replace(constant, node="", port=0, origins=())
         if key not in alike:
-            alike[key] = _constant(constant, values, tuning.ranges)
+            alike[key] = _constant(constant if tuning.narrow else _unbounded(constant), values, tuning.ranges)
         found.append(replace(alike[key], constant=constant))
+    if not tuning.narrow:
+        found = [replace(c, constant=_unbounded(c.constant)) for c in found]
     codes = [_codes(i, c, tuning.rounding.method, moments) for i, c in enumerate(found)]
     shifts: dict[int, np.ndarray] = {}
     if tuning.bias.method != "none":
@@ -116,6 +118,11 @@ class _Constant:
     params: QuantParams
     reason: str
     narrowing: Narrowing | None = None
+
+
+def _unbounded(constant: ConstantQuantizer) -> ConstantQuantizer:
+    """As if no sum of it could saturate."""
+    return replace(constant, lanes=tuple(lane for lane in constant.lanes if lane.lanes == 1))
 
 
 def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:

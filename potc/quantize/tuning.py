@@ -149,9 +149,13 @@ class BiasSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Everything that decides numbers, beside the model, the rules and the samples."""
+    """Everything that decides numbers, beside the model, the rules and the samples.
+
+    ``narrow``: weights give up codes where sums could saturate. False is for measuring what that is worth: the result fails its
+    verification."""
 
     ranges: RangeSettings = field(default_factory=RangeSettings)
     equalize: EqualizeSettings = field(default_factory=EqualizeSettings)
     rounding: RoundingSettings = field(default_factory=RoundingSettings)
     bias: BiasSettings = field(default_factory=BiasSettings)
+    narrow: bool = True

@@ -6,8 +6,10 @@ of its content. So a result is found again after a crash, and no answer depends 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -19,6 +21,8 @@ from potc.compiler import Matched, Trace, observed_plan, opset_for, quantize, we
 from potc.data.annotated import AnnotatedDataset, Sample
 from potc.data.kept import spread
 from potc.diagnostics.diagnostic import reject
+from potc.evaluate.confidence import highest_drop, right_or_wrong, samples_to_show
+from potc.evaluate.evaluation import Evaluation
 from potc.evaluate.measures import Sqnr
 from potc.execute.session import first_line
 from potc.execute.tasks import Executor, Task
@@ -36,7 +40,7 @@ from potc.quantize.tuning import Tuning
 from potc.search.cost import Costs
 from potc.search.records import decoded, encoded
 from potc.search.run import CalibrateTask, Executable, Feeds, RunTask, executable
-from potc.search.sources import NoiseSource, noise_sources, only, touching
+from potc.search.sources import NoiseSource, noise_sources, only, reading, touching
 from potc.search.target import Target
 from potc.search.variant import REASON, Variant, with_raised
 
@@ -52,6 +56,8 @@ class Notes(Protocol):
     def get(self, key: str) -> Any: ...
 
     def put(self, key: str, value: Any) -> None: ...
+
+    def forget(self, key: str) -> None: ...
 
 
 class Memory:
@@ -69,13 +75,20 @@ class Memory:
     def put(self, key: str, value: Any) -> None:
         self._values[key] = value
 
+    def forget(self, key: str) -> None:
+        """Its value will not be asked for again."""
+        self._values.pop(key, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variant, compiled. ``values``: of each metric, over all evaluation samples. ``speedup``: an estimate (see ``cost``)."""
+    """A variant, compiled. ``values``: of each metric, over all evaluation samples. ``highest``: what each metric loses at most
+    on other samples like these, at ``Target.level``; None where that takes too long to tell. ``speedup``: an estimate (see
+    ``cost``)."""
 
     variant: Variant
     values: tuple[float, ...]
+    highest: tuple[float | None, ...]
     met: bool
     excess: float
     speedup: float
@@ -95,6 +108,7 @@ class Bench:
         self._snapshots = snapshots_of(matched.prepared)
         self._scoped = scoped_nodes(matched.job.scopes, matched.model, matched.changes, self._snapshots)
         self._touching = touching(self._snapshots.values())
+        self._reads = reading(self._snapshots.values())
         self.costs = Costs(matched.program, self._snapshots.values())
         self._outputs = tuple(o.name for o in matched.model.proto.graph.output)
         self._float = Executable(matched.model.proto.SerializeToString())
@@ -179,9 +193,9 @@ class Bench:
         if raised:
             plan = with_raised(plan, (key for s in sources for key in s.raised))
         prepared = self.matched.prepared
+        signatures = self.matched.program.members[0].signatures
         moments = None
         if tuning.rounding.method == "gptq":
-            signatures = self.matched.program.members[0].signatures
             moments = second_moments(prepared, plan, signatures, self.matched.samples)
         params = solve_params(plan, self.ranges(plan, tuning), weights(prepared, plan), tuning, moments)
         base = raise_opset(prepared, opset_for(params))
@@ -189,8 +203,9 @@ class Bench:
         wanted: list[Any] | None = None
 
         def task(number: int) -> Task:
-            model = serialize(lower(base, *only(plan, params, sources[number])))
-            return RunTask((Executable(model),), self._outputs, samples, 0, "the ranking samples")
+            alone, kept = only(plan, params, sources[number], self._reads)
+            model = executable(serialize(lower(base, alone, kept)), alone, signatures)
+            return RunTask((model,), self._outputs, samples, 0, "the ranking samples")
 
         def ratio(_: int, found: Any) -> float:
             nonlocal wanted
@@ -214,20 +229,45 @@ class Bench:
     # ------------------------------------------------------------------------------------------ metrics
 
     def float_values(self) -> tuple[float, ...]:
-        """Of each metric, of the float model."""
-        return self._values(self._float, "float")
+        """Of each metric, of the float model. Raises Rejected(too-few-samples) where no candidate could show what is asked for."""
+        records = self._records(self._float, "float")
+        values = self._values(records)
+        self._check_enough(records, values)
+        return values
+
+    def _check_enough(self, records: Sequence[Any], values: Sequence[float]) -> None:
+        if self.target.confidence is None:
+            return
+        for i, (metric, limit) in enumerate(zip(self.target.metrics, self.target.allowed(values), strict=True)):
+            evaluation = Evaluation(metric, values[i], tuple(r[i] for r in records), tuple(range(len(records))))
+            needed = samples_to_show(float(limit), self.target.level)
+            if right_or_wrong(evaluation) is not None and len(records) < needed:
+                message = (
+                    f"{len(records)} samples can't show that {metric.name} drops by at most {float(limit):g} with "
+                    f"confidence {self.target.confidence:g}, even if none is lost: that takes {needed:,}"
+                )
+                help_ = "give more --eval-data, a larger --max-drop, a lower --confidence, or fewer --evaluations"
+                raise reject("too-few-samples", message, help=help_)
 
     def evaluate(self, variant: Variant, tuning: Tuning, before: Sequence[float]) -> tuple[Candidate, bytes]:
         """One full evaluation: the metrics of a candidate, and its bytes. ``before``: values of the float model."""
         plan, compiled = self.compile(variant, tuning)
         model = executable(compiled, plan, self.matched.program.members[0].signatures)
-        values = self._values(model, model.digest)
+        records = self._records(model, model.digest)
+        values = self._values(records)
+        highest = self._highest(records)
         self.evaluations += 1
+        del records
+        for key in self._score_keys(model.digest):  # else memory would grow with the number of candidates
+            self._notes.forget(key)
+            self._unnoted.pop(key, None)
+        gc.collect()  # graphs and plans refer to each other in circles, and hold weights
         candidate = Candidate(
             variant,
             values,
-            self.target.is_met(before, values),
-            self.target.excess(before, values),
+            highest,
+            self.target.is_met(before, values, highest),
+            self.target.excess(before, values, highest),
             self.costs.speedup(plan),
             len(compiled),
             len(plan.kernels),
@@ -235,7 +275,29 @@ class Bench:
         )
         return candidate, compiled
 
-    def _values(self, model: Executable, name: str) -> tuple[float, ...]:
+    def _values(self, records: Sequence[Any]) -> tuple[float, ...]:
+        return tuple(float(m.reduce([r[i] for r in records])) for i, m in enumerate(self.target.metrics))
+
+    def _highest(self, records: Sequence[Any]) -> tuple[float | None, ...]:
+        """Data-set-level metrics are reduced a thousand times for it: only if it decides."""
+        floats, places = self._records(self._float, "float"), tuple(range(len(records)))
+        found: list[float | None] = []
+        for i, metric in enumerate(self.target.metrics):
+            if self.target.confidence is None and not metric.scored_alone:
+                found.append(None)
+                continue
+            before, after = (Evaluation(metric, 0.0, tuple(r[i] for r in m), places) for m in (floats, records))
+            highest = highest_drop(before, after, self.target.level)
+            found.append(1e300 if math.isnan(highest) else highest)
+        return tuple(found)
+
+    def _score_keys(self, name: str) -> list[str]:
+        """One for each shard. ``name``: of the model."""
+        names = _hash(" ".join(m.name for m in self.target.metrics))
+        return [f"score {names} {name} {start}" for start in range(0, len(self._data), SHARD)]
+
+    def _records(self, model: Executable, name: str) -> list[Any]:
+        """By sample, a record of each metric."""
         total = len(self._data)
         starts = range(0, total, SHARD)
         metrics = self.target.metrics
@@ -250,11 +312,9 @@ class Bench:
         def scored(number: int, found: Any) -> Any:
             return [[self._score(m, starts[number] + i, entry) for m in metrics] for i, entry in enumerate(found)]
 
-        names = " ".join(m.name for m in metrics)
-        keys = [f"score {_hash(names)} {name} {start}" for start in starts]
+        keys = self._score_keys(name)
         shards = self._noted(keys, task, scored, total * (2 if reference else 1))
-        records = [record for shard in shards for record in shard]
-        return tuple(float(m.reduce([r[i] for r in records])) for i, m in enumerate(metrics))
+        return [record for shard in shards for record in shard]
 
     @staticmethod
     def _score(metric: Any, index: int, entry: tuple[Any, tuple[Any, ...]]) -> Any:

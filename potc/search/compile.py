@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from potc import __version__
 from potc.choose import choose
 from potc.compiler import Compilation, Job, Matched, Trace, equalized, finish, match_model
 from potc.data.annotated import AnnotatedDataset
-from potc.data.dataset import Dataset
-from potc.data.fitted import Fitted
 from potc.diagnostics.diagnostic import reject
 from potc.execute.tasks import Executor, InProcess
 from potc.graph.model import Model
 from potc.quantize.tuning import Tuning
 from potc.search.bench import Bench, Memory, Notes
+from potc.search.identity import identity
 from potc.search.journal import Journal
 from potc.search.search import Found, Keep, search
 from potc.search.target import Target
@@ -92,53 +86,3 @@ def _tunings(job: Job, trace: Trace) -> Iterator[Tuning]:
     best = choice.tries[choice.best].tuning
     if best not in (given, mixed):
         yield best
-
-
-def identity(matched: Matched, target: Target, data: AnnotatedDataset) -> str:
-    """A hash of everything that a search depends on: contents of files, not their names or times."""
-    job = matched.job
-    sha = hashlib.sha256()
-    versions = {p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}
-    settings = (
-        __version__,
-        versions,
-        matched.program.device,
-        dict(matched.program.features),
-        _words(job),
-        _goal(target),
-    )
-    sha.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for file in (*matched.model.files, *matched.program.sources, *job.externs):
-        sha.update(hashlib.sha256(Path(file).read_bytes()).digest())
-    for dataset in (matched.samples, data):
-        recipe = dataset.preprocessing.told() if isinstance(dataset, Fitted) else {}
-        sha.update(json.dumps([len(dataset), list(dataset.chosen), recipe]).encode())
-        for digest in _contents(dataset):
-            sha.update(digest)
-    return sha.hexdigest()
-
-
-def _contents(dataset: Dataset) -> Iterator[bytes]:
-    if dataset.files:
-        yield from (hashlib.sha256(Path(f).read_bytes()).digest() for f in dataset.files)
-        return
-    for feed in dataset.feeds():
-        for name, array in feed.items():
-            yield hashlib.sha256(name.encode() + array.tobytes()).digest()
-
-
-def _words(job: Job) -> dict[str, object]:
-    return {
-        "tuning": asdict(job.tuning),
-        "scopes": asdict(job.scopes),
-        "samples": job.samples,
-        "seed": job.seed,
-        "preprocess": job.preprocess.told(),
-        "annotations": asdict(job.annotations),
-    }
-
-
-def _goal(target: Target) -> dict[str, object]:
-    named: Sequence[str] = [m.words or m.name for m in target.metrics]
-    rest = {name: getattr(target, name) for name in ("max_drop", "relative", "evaluations", "ranking_samples", "tune")}
-    return {"metrics": named, "raise": target.raise_precision, **rest}

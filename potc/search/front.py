@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
+from potc.evaluate.confidence import LEVEL
 from potc.search.bench import Candidate
-from potc.search.search import Found
+from potc.search.search import Found, rank
 from potc.search.target import Target
 
 VERSION = 1
@@ -30,33 +32,49 @@ def front(candidates: Sequence[Candidate]) -> tuple[int, ...]:
 
 def front_json(found: Found, target: Target) -> str:
     """All candidates that were evaluated; ``front``: those that nothing beats."""
-    shown = front(found.candidates)
-    document = {
-        "potc": "front",
-        "version": VERSION,
+    document = {"potc": "front", "version": VERSION, **search_document(found, target)}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def search_document(found: Found, target: Target) -> dict[str, Any]:
+    """What a search did, as JSON values. Of each candidate, in the order of evaluation: ``best_so_far``, whether it was kept
+    then; ``highest_drops``: what is lost at most on other samples like these, with ``confidence``, whichever candidate is
+    chosen; null where that was not computed."""
+    return {
         "metrics": [m.name for m in target.metrics],
         "max_drop": target.max_drop,
         "drop_type": "relative" if target.relative else "absolute",
+        "confidence": target.confidence or LEVEL,
+        "must_hold_with_confidence": target.confidence is not None,
         "float": list(found.before),
         "met": found.met,
+        "evaluations": found.evaluations,
+        "evaluations_allowed": target.evaluations,
+        "sources_ranked": found.ranked,
         "answer": found.best,
-        "front": list(shown),
-        "candidates": [
-            {
-                "values": list(c.values),
-                "drops": [float(d) for d in target.drops(found.before, c.values)],
-                "met": c.met,
-                "speedup": float(f"{c.speedup:.6g}"),
-                "bytes": c.size,
-                "kernels": c.kernels,
-                "float_nodes": sorted(c.variant.held),
-                "raised": sorted(c.variant.raised),
-                "sha256": c.digest,
-            }
-            for c in found.candidates
+        "front": list(front(found.candidates)),
+        "candidates": [_candidate(found, target, i) for i in range(len(found.candidates))],
+        "worst": [
+            {"source": w.key, "noise_to_signal": float(f"{w.noise:.6g}"), "nodes": list(w.nodes)} for w in found.worst
         ],
     }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _candidate(found: Found, target: Target, index: int) -> dict[str, Any]:
+    c = found.candidates[index]
+    return {
+        "values": list(c.values),
+        "drops": [float(d) for d in target.drops(found.before, c.values)],
+        "highest_drops": list(c.highest),
+        "met": c.met,
+        "best_so_far": all(rank(c) < rank(earlier) for earlier in found.candidates[:index]),
+        "speedup": float(f"{c.speedup:.6g}"),
+        "bytes": c.size,
+        "kernels": c.kernels,
+        "float_nodes": sorted(c.variant.held),
+        "raised": sorted(c.variant.raised),
+        "sha256": c.digest,
+    }
 
 
 def front_svg(found: Found, target: Target) -> str:

@@ -70,6 +70,9 @@ class Journal:
         self._append(key, value)
         self._places[key] = place
 
+    def forget(self, key: str) -> None:
+        """Nothing: values take no memory here, and a search that goes on asks for them again."""
+
     def _append(self, key: str, value: Any) -> None:
         line = _line(key, value)
         try:

@@ -128,7 +128,7 @@ class _Search:
         self._candidates.append(candidate)
         self._tunings.append(self._tuning)
         best = None if self._best is None else self._candidates[self._best]
-        if best is None or _rank(candidate) < _rank(best):
+        if best is None or rank(candidate) < rank(best):
             self._best = len(self._candidates) - 1
             self._keep(candidate, compiled)
         return candidate
@@ -141,7 +141,7 @@ class _Search:
                 break
             self._tuning = tuning
             candidate = self._evaluate(Variant())
-            if _rank(candidate) < _rank(best):
+            if rank(candidate) < rank(best):
                 best, kept = candidate, tuning
         self._tuning = kept
         return best
@@ -231,7 +231,7 @@ def _next(left: Sequence[float], low: int, high: int, excess: dict[int, float], 
     return min(max(point, low + step), high - step)
 
 
-def _rank(candidate: Candidate) -> tuple[float, float, float]:
+def rank(candidate: Candidate) -> tuple[float, float, float]:
     """What keeps the target first, of these the fastest; of others the closest."""
     if candidate.met:
         return 0.0, -candidate.speedup, candidate.excess

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from potc.evaluate.saturate import TOP, groups_at_risk
+from potc.evaluate.simulate import BYTE
 from potc.graph.snapshot import Snapshot
 from potc.quantize.params import Params
 from potc.quantize.plan import Plan
@@ -82,9 +85,31 @@ def _constants(plan: Plan, owner: Mapping[str, int]) -> Iterator[NoiseSource]:
         yield NoiseSource(weights_key(first), frozenset((kernel,)), None, tuple(indices), raisable, keys)
 
 
-def only(plan: Plan, params: Params, source: NoiseSource) -> tuple[Plan, Params]:
-    """The plan that stores nothing but one source: what its noise alone does is seen in that model."""
-    insertions = tuple(i for i in plan.insertions if i.quantizer == source.quantizer)
+def _saturates(plan: Plan, params: Params, index: int) -> bool:
+    codes = params.codes[index]
+    lanes = [lane for lane in plan.constants[index].lanes if lane.lanes > 1 and codes.dtype in BYTE]
+    return any(groups_at_risk(codes, None, lane, TOP).any() for lane in lanes)
+
+
+def reading(snapshots: Iterable[Snapshot]) -> Mapping[str, frozenset[str]]:
+    """By node, names of the tensors that it reads."""
+    return {
+        name: frozenset(s.tensors[t] for t in s.inputs[node] if t >= 0)
+        for s in snapshots
+        for node, name in enumerate(s.names)
+    }
+
+
+def only(
+    plan: Plan, params: Params, source: NoiseSource, reads: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> tuple[Plan, Params]:
+    """The plan that stores nothing but one source: what its noise alone does is seen in that model.
+
+    Constants whose sums can saturate come with what they are multiplied with, by ``reads``: only then do these saturate."""
+    operands = frozenset[str]().union(
+        *(reads[plan.constants[i].node] for i in source.constants if _saturates(plan, params, i))
+    )
+    insertions = tuple(i for i in plan.insertions if i.quantizer == source.quantizer or i.tensor in operands)
     constants = tuple(replace(plan.constants[i], factors=()) for i in source.constants)
     restricted = replace(plan, insertions=insertions, constants=constants, corrections=())
     kept = replace(

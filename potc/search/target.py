@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from potc.evaluate.confidence import LEVEL
 from potc.evaluate.metrics.metric import Metric
 
+Highest = Sequence[float | None]
 EVALUATIONS = 8
 RANKING_SAMPLES = 8
 
@@ -20,6 +22,9 @@ class Target:
     ``evaluations``: of compiled models over all evaluation samples, at most. ``ranking_samples``: calibration samples on which
     noise is measured. ``tune``: settings of ranges and biases are tried first, as ``--preset auto`` does.
     ``raise_precision``: more precise types that the rules allow are tried before float.
+
+    ``confidence``: the drop must stay within the limit on any samples like the evaluation samples, with this probability; None:
+    on the evaluation samples. It holds for all candidates at once, so that choosing among them flatters nobody.
     """
 
     metrics: tuple[Metric, ...]
@@ -29,6 +34,16 @@ class Target:
     ranking_samples: int = RANKING_SAMPLES
     tune: bool = False
     raise_precision: bool = True
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and not 0 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence:g}, wanted a number between 0 and 1")
+
+    @property
+    def level(self) -> float:
+        """The confidence with which each candidate's drop is bounded, so that all bounds hold together (Bonferroni)."""
+        return 1 - (1 - (self.confidence or LEVEL)) / self.evaluations
 
     def drops(self, before: Sequence[float], after: Sequence[float]) -> tuple[Fraction, ...]:
         """What is lost of each metric; negative where something is won. Decimal numbers are compared as they print."""
@@ -42,15 +57,23 @@ class Target:
         limit = Fraction(self.max_drop)
         return tuple(limit * abs(_exact(b)) if self.relative else limit for b in before)
 
-    def is_met(self, before: Sequence[float], after: Sequence[float]) -> bool:
-        """True if no metric loses more than is allowed; a loss of exactly that much is allowed."""
-        return all(d <= a for d, a in zip(self.drops(before, after), self.allowed(before), strict=True))
+    def is_met(self, before: Sequence[float], after: Sequence[float], highest: Highest = ()) -> bool:
+        """True if no metric loses more than is allowed; a loss of exactly that much is allowed. ``highest``: bounds of the
+        drops, which count in their place if there is a ``confidence``."""
+        lost = self._lost(before, after, highest)
+        return all(d <= a for d, a in zip(lost, self.allowed(before), strict=True))
 
-    def excess(self, before: Sequence[float], after: Sequence[float]) -> float:
+    def excess(self, before: Sequence[float], after: Sequence[float], highest: Highest = ()) -> float:
         """The largest loss, in units of what is allowed: at most 1 where the target is met. Where nothing may be lost, 1 plus
         the loss."""
-        pairs = zip(self.drops(before, after), self.allowed(before), strict=True)
+        pairs = zip(self._lost(before, after, highest), self.allowed(before), strict=True)
         return max(float(d / a) if a else float(1 + d) if d > 0 else float(d) for d, a in pairs)
+
+    def _lost(self, before: Sequence[float], after: Sequence[float], highest: Highest) -> tuple[Fraction, ...]:
+        drops = self.drops(before, after)
+        if self.confidence is None:
+            return drops
+        return tuple(d if h is None else Fraction(h) for d, h in zip(drops, highest, strict=True))
 
 
 def _exact(value: float) -> Fraction:

@@ -15,7 +15,7 @@ from potc.data.source import open_samples
 from potc.execute.apart import Died, TooLong, apart
 from potc.execute.session import SessionError, open_session, use_libraries
 from potc.graph.model import Model
-from potc.graph.read import read_model
+from potc.graph.widen import read_runnable
 from potc.shrink.cut import Types
 
 Arrays = Mapping[str, np.ndarray]  # [samples, ...] by tensor
@@ -89,7 +89,7 @@ def _usable(value: object) -> bool:
 def _record(model: str, samples: str, wanted: list[str], file: str, libraries: tuple[str, ...]) -> list[str]:
     """Runs a model as it is written; the names of what was stored, none where it does not run."""
     use_libraries(libraries)
-    proto = read_model(model).proto
+    proto = read_runnable(model).proto
     inputs = {i.name for i in proto.graph.input}
     with np.load(samples, allow_pickle=False) as stored:
         feeds = dict(stored)

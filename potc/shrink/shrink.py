@@ -16,6 +16,7 @@ from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
 from potc.graph.names import all_nodes
 from potc.graph.read import read_model
+from potc.graph.widen import widened
 from potc.language.files import main_source
 from potc.language.syntax import Use
 from potc.shrink import rules as rule_trees
@@ -91,7 +92,7 @@ def shrink(
         folder = Path(place)
         model = read_model(job.model)
         text = main_source(job.rules).text
-        start = Candidate(model.proto, text, first_samples(job, model, HELD))
+        start = Candidate(model.proto, text, first_samples(job, widened(model), HELD))
         tries = Tries(job, folder, wanted.run, wanted.tries, wanted.seconds, progress)
         stage("looking for the symptom")
         tries.symptom = _symptom(tries.observe(start), wanted)

@@ -19,7 +19,7 @@ from potc.execute.float_runs import unloadable
 from potc.execute.session import SessionError, first_line, open_session
 from potc.graph.model import Model
 from potc.graph.names import all_nodes
-from potc.graph.read import read_model
+from potc.graph.widen import read_runnable
 from potc.graph.write import serialize
 from potc.quantize.borders import borders_of
 from potc.quantize.plan import Left
@@ -93,7 +93,7 @@ def bench(float_path: str, integer_path: str, how: How, left: Sequence[Left] = (
 
     Raises Rejected where a model can't be read or does not run.
     """
-    plain, integer = read_model(float_path), read_model(integer_path)
+    plain, integer = read_runnable(float_path), read_runnable(integer_path)
     compiled = serialize(integer.proto)
     loaded = _loaded(compiled, integer_path)
     samples = open_samples(how.data, plain, SAMPLES)
@@ -115,7 +115,7 @@ def bench(float_path: str, integer_path: str, how: How, left: Sequence[Left] = (
 
 def integer_share(path: str) -> tuple[int, int]:
     """How many operators onnxruntime executes on integers, and how many it executes, conversions aside. Raises Rejected."""
-    loaded = _loaded(serialize(read_model(path).proto), path)
+    loaded = _loaded(serialize(read_runnable(path).proto), path)
     executed, _ = _executed(loaded, element_kinds(loaded.graph))
     return sum(e.integer for e in executed), sum(e.count for e in executed)
 

@@ -16,8 +16,8 @@ from potc.compiler import prepare
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
 from potc.graph.names import all_nodes
-from potc.graph.read import read_model
 from potc.graph.snapshot import Snapshot
+from potc.graph.widen import read_runnable
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.cover import Candidate, Cover, Finder, Precedence, choose, is_late
@@ -124,7 +124,7 @@ def examine(
 ) -> Examined:
     """Reads, prepares and plans. ``externs``: Python files that may run. Raises Rejected as ``compile`` does."""
     program = load_rules(rules, device=device, settings=settings or {}, externs=externs)
-    return examine_model(read_model(path), program)
+    return examine_model(read_runnable(path), program)
 
 
 def examine_model(model: Model, program: Program) -> Examined:

@@ -11,8 +11,8 @@ import onnx
 from potc.compiler import prepare
 from potc.diagnostics.diagnostic import Diagnostic, Severity, reject
 from potc.diagnostics.source import Span
-from potc.graph.read import read_model
 from potc.graph.snapshot import take_snapshot
+from potc.graph.widen import read_runnable
 from potc.language.precedence import Forest, Shared, shared_form
 from potc.language.program import (
     Arg,
@@ -109,7 +109,7 @@ def find_never_fired(programs: Iterable[Program], corpus: tuple[str, ...]) -> It
     fired: set[str] = set()
     models = _models(corpus)
     for path in models:
-        model = read_model(path)
+        model = read_runnable(path)
         for program in listed:
             prepared, _ = prepare(model, program)
             candidates = Finder(program, take_snapshot(prepared.proto)).candidates()

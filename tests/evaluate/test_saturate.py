@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from potc.evaluate.saturate import Codes, Unfit, accumulate, groups_at_risk
+from potc.evaluate.saturate import Codes, Groups, Unfit, accumulate, groups_at_risk, groups_of
 from potc.quantize.narrow import narrow
 from potc.quantize.plan import Lanes
 
@@ -33,6 +33,14 @@ class Layer:
     channel: int
     order: tuple[int, ...]
     attributes: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Every output channel reads all input channels."""
+        return dict(self.attributes).get("group", 1) == 1
+
+    def groups(self, w: np.ndarray) -> tuple[Groups, ...]:
+        return groups_of(Codes(w, 0), self.axis, self.lanes) if self.shared else ()
 
     @property
     def lanes(self) -> tuple[Lanes, ...]:
@@ -80,7 +88,7 @@ def kernel_codes(layer: Layer, x: Codes, w: np.ndarray, shift: int) -> np.ndarra
 
 
 def agrees(layer: Layer, x: Codes, w: np.ndarray, lanes: tuple[Lanes, ...]) -> bool:
-    found = accumulate(multiply_of(layer), x, Codes(w, 0), layer.axis, layer.channel, lanes)
+    found = accumulate(multiply_of(layer), x, Codes(w, 0), layer.axis, layer.channel, lanes, layer.groups(w))
     shift = max(0, math.ceil(math.log2(max(1, int(np.abs(found.sums).max())) / 120)))
     expected = np.clip(np.rint(found.sums / 2.0**shift), -128, 127)
     return bool(np.array_equal(kernel_codes(layer, x, w, shift), expected))
@@ -207,6 +215,26 @@ def test_products_follow_the_definition(
     found = accumulate(multiply_of(layer), x, Codes(w, 0), 1, 1, (lanes,))
     assert np.array_equal(found.sums, expected)
     assert found.saturated == clamped
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    layer=st.one_of(convolutions(), products()).filter(lambda drawn: drawn.shared),
+    count=st.integers(2, 5),
+    storage=st.sampled_from(["i12", "i14", "i16"]),
+    seed=st.integers(0, 2**16),
+    signed=st.booleans(),
+)
+def test_two_ways_to_add_groups_agree(layer: Layer, count: int, storage: str, seed: int, signed: bool) -> None:
+    """One run of the operator for each group, or groups from what weights are multiplied with: the same on any host."""
+    x, w = codes(layer, seed, signed)
+    lanes = (Lanes(storage, count, layer.order),)
+    one, other = (
+        accumulate(multiply_of(layer), x, Codes(w, 0), layer.axis, layer.channel, lanes, groups)
+        for groups in ((), groups_of(Codes(w, 0), layer.axis, lanes))
+    )
+    assert np.array_equal(one.sums, other.sums)
+    assert (one.saturated, one.largest) == (other.saturated, other.largest)
 
 
 def test_long_sums_stay_exact() -> None:

@@ -1,4 +1,4 @@
-"""``python resumed.py FOLDER [WORKERS]``: one search over a planted network, in a process that can be killed.
+"""``python resumed.py FOLDER [WORKERS|ADDRESS]``: one search over a planted network, in a process that can be killed.
 
 Writes ``out.onnx``; the journal is ``out.onnx.journal``. Each result that is computed, and not found in the journal, is counted as
 a line of ``computed``.
@@ -17,9 +17,10 @@ from potc.compiler import Job
 from potc.data.annotated import Items
 from potc.data.dataset import input_specs
 from potc.evaluate.metrics.classification import topk
+from potc.execute.cluster import Cluster
 from potc.execute.processes import Processes
 from potc.execute.session import open_session
-from potc.execute.tasks import InProcess
+from potc.execute.tasks import Executor, InProcess
 from potc.graph.write import write_atomic
 from potc.search import bench
 from potc.search.compile import compile_to_target
@@ -29,7 +30,7 @@ from potc.search.target import Target
 SEED = 12  # of a network with planted layers
 
 
-def main(folder: Path, workers: int) -> None:
+def main(folder: Path, workers: str) -> None:
     """Shards of 8 samples, so that there are many moments at which something may be lost."""
     bench.SHARD = 8
     net = planted(SEED)
@@ -49,7 +50,10 @@ def main(folder: Path, workers: int) -> None:
         put(self, key, value)
 
     Journal.put = counted  # type: ignore[method-assign]
-    executor = Processes(workers) if workers else InProcess()
+    if workers.startswith("tcp:"):
+        executor: Executor = Cluster(workers)
+    else:
+        executor = Processes(int(workers)) if int(workers) else InProcess()
     compilation, found, _ = compile_to_target(
         job,
         Target((topk(1),), MAX_DROP),
@@ -64,4 +68,4 @@ def main(folder: Path, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "0")

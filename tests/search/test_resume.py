@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import DaskCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,11 +26,11 @@ SCRIPT = HERE / "resumed.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
 
 
-def started(folder: Path, workers: int = 0) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(workers)], env=ENVIRONMENT)
+def started(folder: Path, workers: str = "0") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), workers], env=ENVIRONMENT)
 
 
-def finished(folder: Path, workers: int = 0) -> bytes:
+def finished(folder: Path, workers: str = "0") -> bytes:
     assert started(folder, workers).wait() == 0
     assert not (folder / "out.onnx.journal").exists()
     return (folder / "out.onnx").read_bytes()
@@ -63,8 +64,24 @@ def test_kills_lose_at_most_one_shard_and_change_nothing(whole: tuple[bytes, int
     assert sum(computed.values()) - total <= len(moments)
 
 
-def test_workers_give_the_same_bytes(whole: tuple[bytes, int], tmp_path: Path) -> None:
-    assert finished(tmp_path, 2) == whole[0]
+@pytest.mark.parametrize("workers", ["1", "2", "4"])
+def test_workers_give_the_same_bytes(whole: tuple[bytes, int], workers: str, tmp_path: Path) -> None:
+    """Calibration, ranking and evaluations are all theirs."""
+    assert finished(tmp_path, workers) == whole[0]
+
+
+def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
+    whole: tuple[bytes, int], cluster: DaskCluster, tmp_path: Path
+) -> None:
+    searching = started(tmp_path, cluster.address)
+    computed = tmp_path / "computed"
+    while searching.poll() is None and (not computed.exists() or computed.read_bytes().count(b"\n") < whole[1] // 3):
+        time.sleep(0.01)
+    assert searching.poll() is None  # it is not over yet
+    cluster.kill_a_worker()
+    assert searching.wait(60) == 0
+    assert (tmp_path / "out.onnx").read_bytes() == whole[0]
+    assert len(computed.read_text().splitlines()) == whole[1]  # what the worker had finished was not done again
 
 
 # ---------------------------------------------------------------------------------------------- the journal

@@ -157,6 +157,25 @@ def test_drops_are_compared_as_they_are_written() -> None:
     assert loss.excess((1.0,), (1.2,)) == pytest.approx(2.0)
 
 
+def test_settings_are_tuned_before_kernels_are_given_up(tmp_path: Path) -> None:
+    """Half of the evaluations at most, and what comes out is made with the settings that are told."""
+    job, data = digits(COARSE, tmp_path)
+    data = Items(data._specs, data._inputs[:100], data._annotations[:100])  # type: ignore[attr-defined]
+    job = replace(job, tuning=replace(job.tuning, ranges=replace(job.tuning.ranges, preset="performance")))
+    target = Target((topk(1),), "0", evaluations=4, ranking_samples=2, tune=True)
+    stages: list[str] = []
+    compilation, found, _ = compile_to_target(job, target, lambda _: data, Trace(stages.append))
+    tried = sum(s.startswith("evaluation") and s.endswith("everything in integers") for s in stages)
+    assert 2 <= tried <= 1 + target.evaluations // 2
+    assert len(found.candidates) <= target.evaluations
+    assert compilation.job.tuning == found.tuning
+    again = evaluate(compilation.compiled, data, topk(1), optimize=False).value
+    assert again == found.answer.values[0]
+    untuned, plain, _ = compile_to_target(job, replace(target, tune=False, evaluations=1), lambda _: data)
+    assert found.answer.excess <= plain.answer.excess
+    assert untuned.job.tuning == job.tuning
+
+
 def test_the_front_holds_what_nothing_beats(
     searched: tuple[Compilation, Found, list[tuple[Candidate, bytes]]],
 ) -> None:

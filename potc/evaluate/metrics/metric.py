@@ -25,9 +25,8 @@ class Metric:
     """``score``: outputs and annotation of one sample to its record. ``reduce``: records to the value.
 
     ``reference``: the annotation that ``score`` wants is what the float model answers, as ``Outputs`` (see
-    ``potc.evaluate.evaluation.labelled_by``); no labels are needed then. ``words``: the name with all settings, where it has any.
-    ``scored_alone``: records are numbers and the value is
-    their mean.
+    ``potc.evaluate.evaluation.labelled_by``); no labels are needed then. ``words``: the name with all settings, where it has any;
+    ``files``: those that it was made from. ``scored_alone``: records are numbers and the value is their mean.
     """
 
     name: str
@@ -36,6 +35,7 @@ class Metric:
     higher_is_better: bool = True
     reference: bool = False
     words: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def scored_alone(self) -> bool:

@@ -6,9 +6,10 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from potc.data.python_file import call_python, is_python, load_python
@@ -56,8 +57,14 @@ def metric_named(text: str) -> Metric:
         if ranked := re.fullmatch(r"top(\d+)", name):
             name, arguments = "topk", {"k": int(ranked[1]), **arguments}
         metric = _built_in(text, name, arguments)
-    metric = replace(metric, words=text)
+    metric = replace(metric, words=text, files=tuple(_files(name, decode, arguments)))
     return metric if decode is None else _decoded(metric, str(decode))
+
+
+def _files(name: str, decode: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """What the words name: code, and files like that of a vocabulary."""
+    yield from (str(text).rpartition(":")[0] for text in (name, decode) if text is not None and is_python(str(text)))
+    yield from (value for value in arguments.values() if isinstance(value, str) and Path(value).is_file())
 
 
 def _built_in(text: str, name: str, arguments: Mapping[str, Any]) -> Metric:
