@@ -16,7 +16,8 @@ from potc.legal.sites import Site, Sites
 from potc.legal.stored import CLOSE, Stored, why_not_allowed
 from potc.match.cover import Candidate, is_late
 from potc.match.environment import MatchEnvironment, axis_of
-from potc.match.match import Bound, is_true, why_not
+from potc.match.found import Bound
+from potc.match.truth import is_true, why_not
 from potc.quantize.constants import choose_branch, lanes_of
 from potc.quantize.narrow import unsafe_groups
 

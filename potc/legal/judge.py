@@ -24,7 +24,8 @@ from potc.legal.stored import why_not_allowed
 from potc.match.cover import Candidate, Finder, choose
 from potc.match.environment import MatchEnvironment
 from potc.match.joint import ports
-from potc.match.match import is_true, operators_of
+from potc.match.pattern_parts import operators_of
+from potc.match.truth import is_true
 from potc.quantize.borders import with_float_borders
 
 

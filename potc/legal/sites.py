@@ -9,7 +9,7 @@ from potc.language.program import Program
 from potc.legal.forms import Annotated
 from potc.legal.stored import Stored
 from potc.match.environment import Scope
-from potc.match.match import Bound
+from potc.match.found import Bound
 
 Site = tuple[str, int, int]  # ("read" | "constant", node, port) or ("made", tensor, -1)
 

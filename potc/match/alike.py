@@ -15,7 +15,8 @@ from potc.language import syntax
 from potc.language.conditions import TENSOR_FIELDS
 from potc.language.program import Capture, Pattern, PatternNode, Require, Result, Step
 from potc.language.scope import parts
-from potc.match.match import Binding, Bound, Match, Matcher
+from potc.match.found import Binding, Bound, Match
+from potc.match.match import Matcher
 
 LONGEST = 6  # nodes in a row that a look tells apart
 LOCAL_QUESTIONS = frozenset({"absent", "constant", "known"})

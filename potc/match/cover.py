@@ -16,7 +16,8 @@ from potc.language.program import Program, Rule
 from potc.language.variants import is_late
 from potc.match.alike import Alike, Looks, nothing_above, reach, sees_only_looks
 from potc.match.environment import Scope
-from potc.match.match import Match, Matcher, Trail
+from potc.match.found import Match, Trail
+from potc.match.match import Matcher
 from potc.match.record import record
 
 __all__ = ["Candidate", "Cover", "Finder", "Precedence", "choose", "is_late"]

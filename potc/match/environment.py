@@ -18,7 +18,7 @@ from potc.language.syntax import Expr
 from potc.match.extern import Tensor, ask, read_only
 
 if TYPE_CHECKING:
-    from potc.match.match import Binding
+    from potc.match.found import Binding
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from potc.graph.snapshot import Snapshot
 from potc.language.program import OpStatement, Program
 from potc.match.cover import Candidate, Cover, Finder, Precedence, choose
 from potc.match.environment import MatchEnvironment, Scope
-from potc.match.match import is_true
 from potc.match.record import record
+from potc.match.truth import is_true
 
 
 @record

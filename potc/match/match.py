@@ -10,68 +10,15 @@ engine, not two.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from potc.diagnostics.source import Span
 from potc.graph.snapshot import OUTER, Snapshot
-from potc.language.expression import ExpressionError, UnknownValue, describe
 from potc.language.program import Arg, Capture, Kind, Literal, Pattern, PatternNode, Require, Result, Signature, Step
-from potc.language.syntax import Expr
-from potc.match.environment import MatchEnvironment, Scope, compiled
+from potc.match.environment import MatchEnvironment, Scope
+from potc.match.found import Binding, Bound, Match, Trail, one_of
+from potc.match.pattern_parts import Dag, Part, names_of, path_of, reads_previous
 from potc.match.record import record
-
-
-@record
-class Bound:
-    """A tensor under a pattern's name. ``node`` and ``port`` are where the match reads it; port -1 - k: ``node`` makes it,
-    as its output k."""
-
-    tensor: int
-    node: int
-    port: int
-
-
-Binding = Bound | tuple[Bound, ...] | None  # one tensor, a variadic capture, an optional input that is absent
-
-
-@record
-class Match:
-    """Covered nodes in data-flow order of the pattern (DAG part, then chain), and what every name is bound to."""
-
-    nodes: tuple[int, ...]
-    bindings: Mapping[str, Binding]
-    result: int  # the tensor that the last node makes
-
-
-@dataclass(slots=True)
-class Trail:
-    """The deepest place that a walk reached, and why it ended there. ``steps`` counts nodes on the way; ``whole``: nothing
-    but a requirement of the whole match failed, which tells more than an optional step that did not fit at the same depth.
-    In between is a node whose operator ``fits``: its inputs tell more than that it is none of the other alternatives."""
-
-    steps: int = -1
-    reason: str = ""
-    at: Span | None = None
-    found: str = ""  # what stood where an operator was wanted
-    wanted: frozenset[str] = frozenset()
-    whole: bool = False
-    fits: bool = False
-
-    def stop(self, steps: int, reason: str, at: Span, whole: bool = False) -> None:
-        if (steps, whole, True) > (self.steps, self.whole, self.fits):
-            self.steps, self.reason, self.at, self.found = steps, reason, at, ""
-            self.whole, self.fits = whole, True
-
-    def stop_before(self, steps: int, words: str, found: str, wanted: frozenset[str], at: Span) -> None:
-        """An operator is not there. ``words`` have ``{found}`` and ``{wanted}``; alternatives of one step are told together."""
-        if steps == self.steps and found == self.found:
-            self.wanted |= wanted
-        elif steps > self.steps:
-            self.steps, self.at, self.found, self.wanted = steps, at, found, wanted
-            self.whole = self.fits = False
-        else:
-            return
-        self.reason = words.format(found=found, wanted=_one_of(self.wanted))
+from potc.match.truth import is_true, why_not
 
 
 @record
@@ -92,10 +39,6 @@ class _State:
         return _State(self.nodes, {**self.bindings, name: binding}, self.matched, self.entered)
 
 
-_Dag = tuple[PatternNode, ...]
-_Part = PatternNode | Step | Pattern
-
-
 class Matcher:
     """One pattern with its requirements, ready to be matched anywhere in one snapshot."""
 
@@ -112,7 +55,7 @@ class Matcher:
         self._scope = scope
         self._commutative = frozenset(op for op, signature in signatures.items() if signature.commutative)
         self._requires = requires
-        self._unbound: dict[str, Binding] = dict.fromkeys(_names(pattern))
+        self._unbound: dict[str, Binding] = dict.fromkeys(names_of(pattern))
 
     @property
     def anchor_ops(self) -> frozenset[str]:
@@ -133,7 +76,7 @@ class Matcher:
 
     # ------------------------------------------------------------------------------------------ DAGs
 
-    def _whole(self, dag: _Dag, anchor: int, state: _State, prev: int | None, trail: Trail | None) -> Iterator[_State]:
+    def _whole(self, dag: Dag, anchor: int, state: _State, prev: int | None, trail: Trail | None) -> Iterator[_State]:
         """Matches a DAG that ends at a node, none of whose inner tensors is read from outside of it."""
         if self._snapshot.outputs[anchor][:1] in ((), (-1,)):
             return  # its first output, from which a match goes on, is left out
@@ -143,7 +86,7 @@ class Matcher:
                 yield done
 
     def _dag(
-        self, dag: _Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
+        self, dag: Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
     ) -> Iterator[_State]:
         known = state.matched.get(index)
         if known is not None:
@@ -154,7 +97,7 @@ class Matcher:
             yield _State(placed.nodes, placed.bindings, {**placed.matched, index: node}, placed.entered)
 
     def _node(
-        self, dag: _Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
+        self, dag: Dag, index: int, node: int, state: _State, prev: int | None, trail: Trail | None
     ) -> Iterator[_State]:
         """Matches one operator with all its inputs; ``prev`` is the tensor that a chain step arrives by."""
         pattern = dag[index]
@@ -188,7 +131,7 @@ class Matcher:
 
     def _args(
         self,
-        dag: _Dag,
+        dag: Dag,
         args: tuple[Arg, ...],
         k: int,
         node: int,
@@ -222,7 +165,7 @@ class Matcher:
 
     def _made_by(
         self,
-        dag: _Dag,
+        dag: Dag,
         arg: Result,
         tensor: int,
         node: int,
@@ -240,7 +183,7 @@ class Matcher:
             for done in self._dag(dag, arg.node, source, deeper, prev, trail):
                 yield _State(done.nodes, done.bindings, done.matched, state.entered)
         elif trail is not None:
-            wanted = _one_of(dag[arg.node].ops)
+            wanted = one_of(dag[arg.node].ops)
             which = f"output {arg.output} of {wanted}" if arg.output else f"made by {wanted}"
             words = f"input {port} of `{snapshot.names[node]}` is not {which}"
             trail.stop(state.depth, words, arg.span)
@@ -298,7 +241,7 @@ class Matcher:
         bindings[arg.name] = tuple(bound)
         return ""
 
-    def _closed(self, dag: _Dag, start: int, state: _State, trail: Trail | None) -> bool:
+    def _closed(self, dag: Dag, start: int, state: _State, trail: Trail | None) -> bool:
         """True if no inner tensor of a DAG is read from outside of it. ``start``: how many nodes came before it."""
         inside = set(state.nodes[start:])
         last = state.matched[len(dag) - 1]
@@ -323,7 +266,7 @@ class Matcher:
 
     # ------------------------------------------------------------------------------------------ chain part
 
-    def _chain(self, steps: tuple[_Part, ...], node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
+    def _chain(self, steps: tuple[Part, ...], node: int, state: _State, trail: Trail | None) -> Iterator[_State]:
         if not steps:
             yield state
             return
@@ -345,7 +288,7 @@ class Matcher:
         self,
         step: Step,
         count: int,
-        rest: tuple[_Part, ...],
+        rest: tuple[Part, ...],
         node: int,
         state: _State,
         trail: Trail | None,
@@ -377,27 +320,27 @@ class Matcher:
         if exclusive and not self._read_only_by(dag, tensor):
             if trail is not None:
                 words = "step `{wanted}` stopped: {found}"
-                first = next((n for n in dag if _reads_previous(n)), dag[0])
+                first = next((n for n in dag if reads_previous(n)), dag[0])
                 trail.stop_before(state.depth, words, self._readers(tensor), first.ops, first.span)
             return
         for last in self._ends(dag, tensor):
             for placed in self._whole(dag, last, state, tensor, trail):
                 yield last, placed
 
-    def _read_only_by(self, dag: _Dag, tensor: int) -> bool:
+    def _read_only_by(self, dag: Dag, tensor: int) -> bool:
         """True if a tensor has no more readers than a step has places for it, and the model does not return it."""
         readers = self._snapshot.consumers[tensor]
         places = sum(isinstance(a, Result) and a.node < 0 for n in dag for a in n.args)
         inner = all(port != OUTER for _, port in readers)
         return len(readers) == max(places, 1) and inner and tensor not in self._snapshot.graph_outputs
 
-    def _ends(self, dag: _Dag, tensor: int) -> Iterable[int]:
+    def _ends(self, dag: Dag, tensor: int) -> Iterable[int]:
         """Nodes at which a step of several nodes may end: forward along one of its paths from the tensor before."""
         readers = dict.fromkeys(c for c, port in self._snapshot.consumers[tensor] if port != OUTER)
         if len(dag) == 1:
             return readers
         outputs: dict[int, set[int]] = {}  # of the path's nodes so far
-        for index in _path(dag):
+        for index in path_of(dag):
             ops = dag[index].ops
             found = [n for n in readers if self._snapshot.ops[n] in ops]
             made = (t for n in found for t in self._snapshot.outputs[n] if t >= 0)
@@ -454,78 +397,3 @@ class Matcher:
                         trail.stop(len(state.nodes), words, require.span, whole=True)
                     return None
         return Match(state.nodes, bindings, result)
-
-
-def _path(dag: _Dag) -> tuple[int, ...]:
-    """Indices from a node that reads the tensor before to the last one, each read by the next."""
-    behind = {len(dag) - 1: -1}
-    for index in range(len(dag) - 1, -1, -1):
-        if index in behind:
-            for arg in dag[index].args:
-                if isinstance(arg, Result) and arg.node >= 0:
-                    behind.setdefault(arg.node, index)
-    path = [next(index for index, node in enumerate(dag) if index in behind and _reads_previous(node))]
-    while behind[path[-1]] >= 0:
-        path.append(behind[path[-1]])
-    return tuple(path)
-
-
-def _reads_previous(node: PatternNode) -> bool:
-    return any(isinstance(arg, Result) and arg.node < 0 for arg in node.args)
-
-
-def _parts(pattern: Pattern) -> Iterator[PatternNode]:
-    """All operators of a pattern, those of optional steps and alternatives included."""
-    waiting: list[_Part] = [part for way in pattern.ways for part in (*way.nodes, *way.tail)]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Step):
-            waiting.extend(p for sequence in part.alternatives for p in sequence)
-        elif isinstance(part, Pattern):
-            waiting.extend(part.nodes)
-        else:
-            yield part
-
-
-def operators_of(pattern: Pattern) -> frozenset[str]:
-    """All operators that a pattern speaks of."""
-    return frozenset(op for part in _parts(pattern) for op in part.ops)
-
-
-def _names(pattern: Pattern) -> Iterator[str]:
-    """All names that a pattern can bind: those of optional steps that were not taken are absent, not unknown."""
-    for part in _parts(pattern):
-        if part.name is not None:
-            yield from (part.name, *part.others)
-        yield from (a.name for a in part.args if isinstance(a, Capture) and a.name != "_")
-    yield from (name for way in pattern.ways for step in way.tail for name in _step_names(step))
-
-
-def _step_names(step: Step) -> Iterator[str]:
-    if step.name is not None:
-        yield step.name
-    for part in (p for sequence in step.alternatives for p in sequence):
-        if isinstance(part, Step):
-            yield from _step_names(part)
-
-
-def is_true(condition: Expr, environment: MatchEnvironment) -> bool:
-    """What can't be known or computed is not true."""
-    try:
-        return bool(compiled(condition)(environment))
-    except ExpressionError:
-        return False
-
-
-def why_not(condition: Expr, environment: MatchEnvironment) -> str:
-    """Why a condition is not true, in words; empty if it is."""
-    try:
-        return "" if compiled(condition)(environment) else describe(condition, environment)
-    except UnknownValue as unknown:
-        return f"{unknown} is unknown"
-    except ExpressionError as error:
-        return str(error)
-
-
-def _one_of(ops: frozenset[str]) -> str:
-    return " | ".join(sorted(ops))

@@ -18,7 +18,8 @@ from potc.language.expression import Environment, ExpressionError, evaluate
 from potc.language.program import EmitNode, EmitValue, Program, Rewrite
 from potc.match.element_types import FLOATS, element_types, result_type
 from potc.match.environment import MatchEnvironment, Scope, TensorView
-from potc.match.match import Bound, Match, Matcher
+from potc.match.found import Bound, Match
+from potc.match.match import Matcher
 
 ROUNDS = 64  # more than any sane chain of folds; a rewrite that feeds itself is told by name instead of running forever
 

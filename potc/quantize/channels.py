@@ -9,7 +9,7 @@ from potc.graph.snapshot import Snapshot
 from potc.language.lattice import Ranked
 from potc.language.program import Granularity, QType, Signature
 from potc.match.environment import axis_of
-from potc.match.match import Bound
+from potc.match.found import Bound
 
 
 def one_scale(types: Ranked) -> Ranked:

@@ -20,9 +20,10 @@ from potc.language.program import (
 )
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, Scope, axis_of
+from potc.match.found import Bound
 from potc.match.joint import Joint, Member
-from potc.match.match import Bound, is_true
 from potc.match.record import record
+from potc.match.truth import is_true
 from potc.quantize.plan import ConstantQuantizer, Lanes, Origin, Window
 
 LEFT_OUT = -1  # in place of a tensor: the model leaves the input out

@@ -8,8 +8,8 @@ from potc.graph.snapshot import Snapshot
 from potc.language.program import QuantStatement
 from potc.match.cover import Candidate
 from potc.match.environment import MatchEnvironment, attributes
+from potc.match.found import Binding, Bound
 from potc.match.joint import Joint, Member
-from potc.match.match import Binding, Bound
 from potc.match.record import record
 from potc.quantize.constants import LEFT_OUT, Layout, Offer, Placed, Stored, Unmet, agreed, choose_branch, offer
 from potc.quantize.plan import Absent, ConstantQuantizer, Correction, Window

@@ -8,7 +8,7 @@ from potc.graph.snapshot import Snapshot
 from potc.language.program import Program
 from potc.match.cover import Cover, Finder
 from potc.match.joint import JointCover
-from potc.match.match import operators_of
+from potc.match.pattern_parts import operators_of
 from potc.quantize.plan import Left, Origin
 
 

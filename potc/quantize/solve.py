@@ -16,8 +16,8 @@ from potc.language.lattice import Ranked, listed, meet_ranked
 from potc.language.program import Program, QType
 from potc.match.cover import Finder, is_late
 from potc.match.environment import Scope
+from potc.match.found import Bound
 from potc.match.joint import Joint, Member, choose_joint, ports
-from potc.match.match import Bound
 from potc.quantize.already import quantized_already
 from potc.quantize.channels import one_scale
 from potc.quantize.classes import UnionFind

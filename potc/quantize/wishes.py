@@ -12,9 +12,10 @@ from potc.language.lattice import Ranked, interchanged, listed, meet_ranked, ran
 from potc.language.program import Alternatives, Program, Require, Rule
 from potc.match.cover import Finder
 from potc.match.environment import MatchEnvironment, Scope
+from potc.match.found import Bound
 from potc.match.joint import Joint, JointCover, Member, ports
-from potc.match.match import Bound, is_true, why_not
 from potc.match.record import record
+from potc.match.truth import is_true, why_not
 from potc.quantize.channels import on_axes, one_scale
 from potc.quantize.constants import choose_branch
 from potc.quantize.plan import Origin

@@ -20,7 +20,7 @@ from potc.language.operators import split
 from potc.language.program import Kind
 from potc.language.syntax import Boolean, Call, Expr, Unary
 from potc.match.environment import MatchEnvironment, Scope, compiled
-from potc.match.match import Binding, Bound
+from potc.match.found import Binding, Bound
 from potc.sketch.frame import Frame, readers
 from potc.sketch.infer import Values, attribute_proto, infer_node, numbers
 from potc.sketch.types import Types

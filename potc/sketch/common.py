@@ -13,7 +13,7 @@ from potc.graph.prepare import infer_shapes
 from potc.graph.snapshot import take_snapshot
 from potc.language.program import Kind, Program, Rewrite, Rule
 from potc.match.environment import Scope
-from potc.match.match import Binding, Bound
+from potc.match.found import Binding, Bound
 from potc.sketch.board import Assignment, Board, Check, bound
 from potc.sketch.draw import Sketch, checks_of, excluded, node_name, opset_of
 from potc.sketch.frame import External, Frame, Impossible, Placed, make_frame

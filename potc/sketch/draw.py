@@ -17,7 +17,7 @@ from potc.language.scope import names_in
 from potc.language.syntax import Expr
 from potc.language.variants import is_late, nodes_of, steps_of
 from potc.match.environment import Scope
-from potc.match.match import Binding, Bound, Match
+from potc.match.found import Binding, Bound, Match
 from potc.sketch.board import HARD, Board, Check
 from potc.sketch.constraints import Constraint, conjuncts, constraints
 from potc.sketch.frame import Frame, Impossible, has_place, make_frame

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from potc.language.program import Capture, Kind, Literal, PatternNode, Result, Step
-from potc.match.match import Binding, Bound
+from potc.match.found import Binding, Bound
 from potc.sketch.constraints import Constraint
 from potc.sketch.variants import Bar, Link, Variant, once, optional_port, schema_of
 

@@ -11,7 +11,7 @@ import onnx.printer
 from onnx import NodeProto, helper, numpy_helper
 
 from potc.language.operators import split
-from potc.match.match import Bound
+from potc.match.found import Bound
 from potc.sketch.board import Assignment, Board, bound
 from potc.sketch.infer import CODES
 from potc.sketch.variants import schema_of

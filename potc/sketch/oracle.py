@@ -12,7 +12,9 @@ from potc.graph.snapshot import Snapshot
 from potc.language.program import Program, Rewrite, Rule
 from potc.language.variants import is_late
 from potc.match.environment import Scope
-from potc.match.match import Match, Matcher, operators_of
+from potc.match.found import Match
+from potc.match.match import Matcher
+from potc.match.pattern_parts import operators_of
 
 
 def is_valid(model: onnx.ModelProto) -> bool:

@@ -12,7 +12,9 @@ from potc.diagnostics.source import Span
 from potc.language.program import Capture, Pattern, PatternNode, Program, Require, Rule, Step
 from potc.match.cover import Candidate, is_late
 from potc.match.environment import MatchEnvironment, Scope
-from potc.match.match import Match, Matcher, Trail, is_true
+from potc.match.found import Match, Trail
+from potc.match.match import Matcher
+from potc.match.truth import is_true
 from potc.workbench.found import Found
 from potc.workbench.run_tests import FileRun
 

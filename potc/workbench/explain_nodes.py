@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from potc.language.lattice import spell
 from potc.language.program import QuantStatement, Rule
 from potc.match.cover import Candidate
-from potc.match.match import Bound
+from potc.match.found import Bound
 from potc.quantize.plan import ConstantQuantizer, Kernel, Left, Quantizer
 from potc.workbench.explain_model import Examined, Part, Reason
 from potc.workbench.near import Miss, lost, nearest, not_larger

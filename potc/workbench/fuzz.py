@@ -17,7 +17,8 @@ from potc.language.text import text
 from potc.language.variants import is_late
 from potc.match.cover import Finder
 from potc.match.environment import Scope
-from potc.match.match import Matcher, Trail
+from potc.match.found import Trail
+from potc.match.match import Matcher
 from potc.quantize.solve import solve
 from potc.sketch.constraints import Constraint, conjuncts, constraints, reads_previous
 from potc.sketch.draw import Sketch, draw, draw_broken, excluded

@@ -9,7 +9,9 @@ from potc.diagnostics.source import Span
 from potc.language.program import Pattern, PatternNode, Rule, Step
 from potc.language.ways import nodes_of
 from potc.match.cover import Candidate
-from potc.match.match import Matcher, Trail, operators_of
+from potc.match.found import Trail
+from potc.match.match import Matcher
+from potc.match.pattern_parts import operators_of
 from potc.quantize.plan import Kernel
 from potc.workbench.explain_model import Examined, Part, Reason
 

@@ -12,7 +12,8 @@ from potc.graph.prepare import infer_shapes
 from potc.graph.snapshot import take_snapshot
 from potc.language.resolve import load_rules
 from potc.match.environment import Scope
-from potc.match.match import Binding, Matcher
+from potc.match.found import Binding
+from potc.match.match import Matcher
 
 HEAD = """potc 1
 use std
