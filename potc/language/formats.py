@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from potc.language.program import INTEGERS, LARGEST_FLOAT, Alternatives, Granula
 from potc.language.scope import Scope
 
 MAX_TYPES = 64
+_LONG = re.compile(r"(u?)int(\d+)(?:_t)?")  # as C and numpy spell integers
 DEFAULT_AXIS = "out"
 FeatureValue = bool | int | float
 
@@ -62,7 +64,9 @@ class Formats:
             return (() if made is None else (made,)), False
         definition = self.named.get(entry.name)
         if definition is None:
-            self.scope.unknown("qtype", entry.name, entry.span, self.named)
+            long = _LONG.fullmatch(entry.name)
+            told = f"write `{long[1] or 'i'}{long[2]}`" if long else "check its spelling, or define it"
+            self.scope.unknown("qtype", entry.name, entry.span, self.named, help=told)
             return (), False
         if entry.name in self.open:
             self.scope.error(
@@ -143,7 +147,7 @@ class Formats:
     def _axis(self, axis: str | int, at: Span) -> str | int:
         known = self.scope.axis_names
         if isinstance(axis, str) and axis not in known:
-            self.scope.unknown("axis", axis, at, known)
+            self.scope.unknown_axis(axis, at, known)
         return axis
 
     def _fixed(self, base: QType, modifier: syntax.Modifier) -> QType | None:

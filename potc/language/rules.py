@@ -153,7 +153,7 @@ def accumulator(setting: Setting, item: syntax.Accum) -> Accumulator | None:
     known = scope.axis_names | {"kernel"}
     for axis in item.along:
         if axis not in known:
-            scope.unknown("axis", axis, item.span, known)
+            scope.unknown_axis(axis, item.span, known)
     if item.unless is not None and feature_condition(setting.scope, setting.opsets, item.unless, setting.features):
         return None
     return Accumulator(item.storage, item.lanes, item.along, item.span)

@@ -48,15 +48,23 @@ class Scope:
     def warning(self, code: str, message: str, at: Span, help: str | None = None) -> None:
         self.problems.add(Diagnostic(code, message, Severity.WARNING, at=at, help=help))
 
-    def unknown(self, what: str, name: str, at: Span, known: Iterable[str], code: str = "unknown-name") -> None:
-        """A name that means nothing, with the nearest one that does."""
+    def unknown(
+        self,
+        what: str,
+        name: str,
+        at: Span,
+        known: Iterable[str],
+        code: str = "unknown-name",
+        help: str = "check its spelling, or define it",
+    ) -> None:
+        """A name that means nothing, with the nearest one that does, or ``help`` where none is near."""
         near = operators.suggest(name, tuple(sorted(known)))
-        self.error(
-            code,
-            f"there is no {what} `{name}`",
-            at,
-            f"did you mean `{near}`?" if near else "check its spelling, or define it",
-        )
+        self.error(code, f"there is no {what} `{name}`", at, f"did you mean `{near}`?" if near else help)
+
+    def unknown_axis(self, name: str, at: Span, known: Iterable[str]) -> None:
+        """Axes are named by ``op`` statements: without any, ``std`` is not used."""
+        told = "check its spelling" if self.signatures else "add `use std`, which names the axes of ONNX operators"
+        self.unknown("axis", name, at, known, help=told)
 
     @property
     def axis_names(self) -> frozenset[str]:
@@ -264,5 +272,7 @@ def check_operator(scope: Scope, op: str, at: Span, opsets: tuple[int, int], set
         return False
     near = operators.suggest(op, (*operators.names(), *sets))
     help_ = f"did you mean `{near}`?" if near else "operators of other domains are written `domain::Name`"
+    if not near and not scope.signatures:
+        help_ += "; sets of operators come with `use std`"
     scope.error("unknown-operator", f"there is no operator `{op}` in ONNX", at, help_)
     return False
