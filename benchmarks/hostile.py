@@ -1,7 +1,7 @@
 """Hostile inputs and kills: nothing is lost, nothing is read or written but what was named, every exit code is a documented one.
 
-    python benchmarks/hostile.py                      # 300 inputs, 200 kills
-    python benchmarks/hostile.py --inputs 40 --kills 10
+    python benchmarks/hostile.py                      # 300 inputs, 200 kills, 40 disks that fill up
+    python benchmarks/hostile.py --inputs 40 --kills 10 --disks 4
 
 Each input is compiled by a process of its own with a limit on time and memory, in which an audit hook (PEP 578) notes every
 file that is opened. A secret lies beside the folder; its content must not turn up in any output.
@@ -16,6 +16,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ SECONDS, MEMORY = 120, 6 << 30  # of processor time, of address space, for one i
 OLD = {"out.onnx": b"what was here before", "report.json": b"an old report"}
 FAST = ("--preset", "fast", "--samples", "1", "-q")
 DOCUMENTED = {0, 1, 2}
+PAGE = 4096  # what a file of a memory disk takes at least
 
 
 @dataclass(frozen=True)
@@ -665,8 +667,64 @@ def _inconsistent(older: dict[str, bytes], newer: dict[str, bytes]) -> Iterator[
                 return
 
 
+# ------------------------------------------------------------------------------------------------ disks that fill up
+
+
+def full_disks(count: int) -> list[str]:
+    """Compiles onto ``count`` disks of growing sizes, the last one large enough, each a file system of its own. Returns what was
+    lost. A name space of mounts is needed, which ``unshare`` gives to ordinary users where the kernel lets it."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, __file__, "--inside", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return [f"no disk could be filled: {done.stderr.strip()[-400:]}"]
+    return json.loads(done.stdout)
+
+
+def _fill_disks(count: int) -> list[str]:
+    """Inside the name space. The disk holds old outputs and what is left of its room; everything is written there."""
+    lost: list[str] = []
+    codes: Counter[int] = Counter()
+    with tempfile.TemporaryDirectory(prefix="hostile-") as place:
+        os.chdir(place)
+        wanted = _reference(words(None, "cpu", None, "--external-data"))
+        older = _reference(words(None, "gpu", None, "--external-data"))
+        need = sum(len(d) for d in older.values()) + 2 * sum(len(d) for d in wanted.values()) + 16 * PAGE
+        for index in range(count):
+            pages = sum(-(-len(d) // PAGE) for d in older.values()) + 2
+            room = pages * PAGE + (need * index // max(count - 1, 1))
+            disk = Path(place) / f"disk{index}"
+            disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], check=True)
+            os.chdir(disk)
+            for name, data in older.items():
+                Path(name).write_bytes(data)
+            child = os.fork()
+            if child == 0:
+                from potc.cli.main import main
+
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                    os._exit(main(words(None, "cpu", None, "--external-data")))
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            codes[code] += 1
+            now = {p.name: p.read_bytes() for p in Path().iterdir()}
+            if code == 2 and now != older:
+                lost.append(f"{room} bytes: the old files are not as they were: {sorted(now)}")
+            elif code == 0 and any(now.get(name) != data for name, data in wanted.items()):
+                lost.append(f"{room} bytes: exit code 0, and other files than on a large disk: {sorted(now)}")
+            elif code not in (0, 2):
+                lost.append(f"{room} bytes: exit code {code}")
+            os.chdir(place)
+            subprocess.run(["umount", str(disk)], check=True)
+        os.chdir(ROOT)
+    if not (codes[2] and codes[0]):
+        lost.append(f"the sizes do not show both, a full disk and one that is not: {dict(codes)}")
+    return lost
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Hostile inputs and kills")
+    parser = argparse.ArgumentParser(description="Hostile inputs, kills, full disks")
+    parser.add_argument("--disks", type=int, default=40)
+    parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--inputs", type=int, default=300)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -676,6 +734,9 @@ def main() -> int:
     import potc.cli.compile
     import potc.compiler  # noqa: F401
 
+    if options.inside:
+        print(json.dumps(_fill_disks(options.inside)))
+        return 0
     found: list[Found] = []
     for case in cases(options.inputs, options.seed):
         found.append(f := run(case))
@@ -690,7 +751,10 @@ def main() -> int:
     lost = kills(options.kills, options.seed)
     print(*lost, sep="\n", end="\n" if lost else "")
     print(f"{options.kills} kills, {len(lost)} with losses")
-    return 1 if bad or lost else 0
+    full = full_disks(options.disks) if options.disks else []
+    print(*full, sep="\n", end="\n" if full else "")
+    print(f"{options.disks} disks of growing size, {len(full)} with losses")
+    return 1 if bad or lost or full else 0
 
 
 if __name__ == "__main__":

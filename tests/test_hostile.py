@@ -11,7 +11,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_nothing_is_lost_and_nothing_else_is_touched() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "hostile.py"), "--inputs", "16", "--kills", "2"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "hostile.py"),
+        "--inputs",
+        "16",
+        "--kills",
+        "2",
+        "--disks",
+        "0",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,15 +1,24 @@
-"""The samples for make, ninja and CMake are run: what is touched is compiled again, and nothing else."""
+"""The samples for make, ninja and CMake are run: what is touched is compiled again, and nothing else.
+
+Bazel and pre-commit are not asked for here: the command that Bazel's rule builds, and the entries of the hooks, are run.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from potc.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples" / "build"
@@ -94,3 +103,78 @@ def test_what_is_touched_is_compiled_again(
 def _touch(folder: Path, name: str) -> None:
     later = max(p.stat().st_mtime for p in folder.rglob("*")) + 2
     os.utime(folder / name, (later, later))
+
+
+def test_hooks_run_on_the_files_of_a_commit(tmp_path: Path) -> None:
+    """Each entry, as pre-commit calls it: with names of files behind it, changed files or an exit code stop the commit."""
+    hooks = dict(
+        re.findall(r"- id: (\S+)\n  name: .*\n.*\n  entry: (.*)\n", (ROOT / ".pre-commit-hooks.yaml").read_text())
+    )
+    assert hooks == {"potc-fmt": "potc fmt", "potc-check": "potc check"}
+    sample = (SAMPLES / "pre-commit" / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"- id: (\S+)", sample)) == hooks.keys()
+    rules = tmp_path / "a.rules"
+    shutil.copy(SAMPLES / "limits.rules", tmp_path)
+    rules.write_text((SAMPLES / "device.rules").read_text().replace("{", "{   "))
+    assert main([*hooks["potc-fmt"].split()[1:], str(rules)]) == 0
+    tidy = rules.read_text()
+    assert main([*hooks["potc-fmt"].split()[1:], str(rules)]) == 0
+    assert rules.read_text() == tidy
+    assert main([*hooks["potc-check"].split()[1:], "--deny-warnings", str(rules)]) == 0
+    rules.write_text("potc 1\ndevice {")
+    assert main([*hooks["potc-check"].split()[1:], "--deny-warnings", str(rules)]) == 1
+
+
+class Recorded:
+    """What a rule of Bazel does with ``ctx.actions.args()``; names of files stand for files."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def add(self, *words: object) -> None:
+        self.words += map(str, words)
+
+    def add_all(self, words: list[str]) -> None:
+        self.words += words
+
+    def use_param_file(self, form: str, use_always: bool) -> None:
+        assert (form, use_always) == ("@%s", True)
+
+    def set_param_file_format(self, form: str) -> None:
+        assert form == "shell"  # quoted as ``@FILE`` is read
+
+
+def test_the_command_that_bazel_would_run_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """potc.bzl is read as Python, which knows all words in it; only Bazel's own things are pretended."""
+    monkeypatch.chdir(tmp_path)
+    for source in (*SAMPLES.glob("*.rules"), *(ROOT / "samples" / "digits" / n for n in ("model.onnx", "calib.npz"))):
+        shutil.copy(source, tmp_path)
+    made: dict[str, Any] = {}
+    bazel: dict[str, Any] = {
+        "attr": SimpleNamespace(**{k: lambda **w: w for k in ("label", "label_list", "string", "string_list")}),
+        "rule": lambda **words: made.update(words) or (lambda **call: made.update(call=call)),
+        **{name: lambda *words, **more: (words, more) for name in ("DefaultInfo", "OutputGroupInfo", "depset")},
+        "load": lambda *names: None,
+        "alias": lambda **words: None,
+        "entry_point": lambda name: name,
+    }
+    exec((SAMPLES / "bazel" / "potc.bzl").read_text(), bazel)
+    exec((SAMPLES / "bazel" / "BUILD.bazel").read_text(), bazel)
+    call, words, ran = made["call"], Recorded(), dict[str, Any]()
+    made["implementation"](
+        SimpleNamespace(
+            actions=SimpleNamespace(
+                declare_file=lambda name: name, args=lambda: words, run=lambda **more: ran.update(more)
+            ),
+            label=SimpleNamespace(name=call["name"]),
+            file=SimpleNamespace(**{n: call.get(n) for n in ("model", "rules", "data")}),
+            files=SimpleNamespace(imports=call["imports"], external_data=[]),
+            attr=SimpleNamespace(device="cpu", options=["--preset", "fast", "--samples", "1"]),
+            executable=SimpleNamespace(potc="potc"),
+        )
+    )
+    assert {path.name for path in tmp_path.iterdir()} == set(ran["inputs"]), "a sandbox holds what is declared alone"
+    (tmp_path / "params").write_text("\n".join(map(shlex.quote, words.words)))
+    assert main(["@params"]) == 0
+    assert set(ran["outputs"]) == {"model.int8.onnx", "model.int8.report.json"}
+    assert all((tmp_path / name).exists() for name in ran["outputs"])
