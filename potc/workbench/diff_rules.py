@@ -62,11 +62,18 @@ def diff_rules(a: str, b: str) -> RulesDiff:
     for device in sorted({*mine, *theirs}):
         x, y = mine.get(device), theirs.get(device)
         if x is None or y is None:
-            words = ["" if p is None else f"{len(p.rules)} rules" for p in (x, y)]
+            words = ["" if p is None else _extent(p) for p in (x, y)]
             found.append(RuleDifference(device, f"device {device}", "", words[0], words[1], "", ""))
         elif x.digest != y.digest:
             found += _diff(device, _facts(x), _facts(y))
     return RulesDiff(a, b, tuple(found))
+
+
+def _extent(program: Program) -> str:
+    """What a device holds, in words; a meet has no rules of its own."""
+    if program.parts:
+        return f"meet of {', '.join(p.device for p in program.parts)}"
+    return f"{len(program.rules)} rule{'s' if len(program.rules) != 1 else ''}"
 
 
 def rule_diff_lines(diff: RulesDiff) -> Iterator[str]:

@@ -21,8 +21,11 @@ from test_cases import model_from_text
 from potc.compiler import Job, compile_model
 from potc.diagnostics.diagnostic import Diagnostic
 from potc.graph.read import read_model
+from potc.language.files import read_library
 from potc.language.resolve import load_rules
+from potc.language.syntax import Device, DeviceAlgebra
 from potc.legal.judge import judge
+from potc.shipped import shipped_rules
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "digits" / "model.onnx"
@@ -44,6 +47,26 @@ def test_what_is_compiled_is_legal(path: Path, device: str, tmp_path: Path) -> N
     compiled = onnx.ModelProto.FromString(compile_model(Job(str(path), device)).compiled)
     for part in PARTS if device == "any" else (device,):
         assert violations(compiled, part, tmp_path) == ()
+
+
+def shipped_devices() -> list[tuple[str, str]]:
+    """Rule file and device of all that a model can be compiled for."""
+    found: list[tuple[str, str]] = []
+    for rules in shipped_rules():
+        items = read_library(rules).main.items
+        found += [(rules, i.name) for i in items if isinstance(i, DeviceAlgebra)]
+        found += [(rules, i.name) for i in items if isinstance(i, Device) and not i.abstract]
+    return found
+
+
+@pytest.mark.parametrize("device", [d for d in shipped_devices() if d[1] not in ("any", *PARTS)], ids=lambda d: d[1])
+def test_no_device_refuses_what_is_compiled_for_it(device: tuple[str, str], tmp_path: Path) -> None:
+    rules, name = device
+    for path in (m for m in MODELS if m.stat().st_size < 500_000):  # those that take a moment
+        made = compile_model(Job(str(path), rules, device=name, samples=2, checked=1))
+        (tmp_path / "model.onnx").write_bytes(made.compiled)
+        (verdict,) = judge(read_model(str(tmp_path / "model.onnx")), made.program)
+        assert verdict.violations == (), path
 
 
 # ---------------------------------------------------------------------------------------------- other tools
