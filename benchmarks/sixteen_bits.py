@@ -1,6 +1,6 @@
 """Noise of devices with 16-bit activations, on samples that calibration never saw: every model of a tree, by preset.
 
-    python benchmarks/sixteen_bits.py TREE [--rules gna] [--device gna3] [--presets accuracy,performance] [--only NAME,NAME] [--limit N]
+    python benchmarks/sixteen_bits.py TREE [--rules gna] [--device gna3] [--presets accuracy,performance] [--only A,B] [--limit N]
 
 TREE is laid out as ``models.py`` says. The compiled model runs as it is written, in float between the quantizers: hosts have no
 16-bit kernels. All that ``eval.py`` feeds to the float model goes to the compiled one as well. Prints a Markdown table: the
@@ -36,7 +36,9 @@ def loaded(script: Path) -> ModuleType:
     return module
 
 
-def compared(module: ModuleType, model: Path, compiled: Path, limit: int | None) -> tuple[float, float, int, list[float]]:
+def compared(
+    module: ModuleType, model: Path, compiled: Path, limit: int | None
+) -> tuple[float, float, int, list[float]]:
     """The metric of the float model and of the compiled one, N, and decibels by float output."""
     other = open_session(compiled.read_bytes(), optimize=False, threads=1)
     ratios: dict[int, Sqnr] = {}
@@ -67,7 +69,17 @@ def rows(tree: Path, pair: Mapping[str, Any], options: argparse.Namespace, folde
     subprocess.run(command, check=True, capture_output=True)
     for preset in options.presets.split(","):
         out = folder / f"{name}.onnx"
-        command = [sys.executable, "-m", "potc", "compile", str(model), "--rules", options.rules, "--data", str(samples)]
+        command = [
+            sys.executable,
+            "-m",
+            "potc",
+            "compile",
+            str(model),
+            "--rules",
+            options.rules,
+            "--data",
+            str(samples),
+        ]
         command += ["--preset", preset, "-o", str(out), "-q", *(["--device", options.device] if options.device else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -22,14 +23,16 @@ HALF = np.where(np.arange(8) < 4, 1, 0).reshape(8, 1, 1, 1).astype(np.float32)
 LAST = np.where(np.arange(8) < 7, 1, 1e-39).reshape(8, 1, 1, 1).astype(np.float32)
 
 
-def compiled(folder: Path, x: np.ndarray, w: np.ndarray, b: np.ndarray, dtype: str = "float") -> int:
+def compiled(
+    folder: Path, x: np.ndarray, w: np.ndarray, b: np.ndarray, dtype: str = "float", rules: str = "cpu"
+) -> int:
     proto = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>' + GRAPH.format(dtype))
     del proto.graph.value_info[:]
     proto.graph.initializer.extend([numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")])
     onnx.save(proto, folder / "m.onnx")
     np.savez(folder / "s.npz", x=x)
     data = ["--data", str(folder / "s.npz"), "-o", str(folder / "o.onnx")]
-    return main(["compile", str(folder / "m.onnx"), "--rules", "cpu", *data])
+    return main(["compile", str(folder / "m.onnx"), "--rules", rules, *data])
 
 
 # name: (samples, weights, bias, exit code, what is told)
@@ -52,9 +55,13 @@ EDGES = {
     "inputs whose scale would vanish": (X * 1e-20, W * 1e20, B, 1, "range-too-small"),
     "tiny weights beside a bias": (X, W * 1e-39, B + 1, 0, "is the same for all samples"),
     "results beyond float32": (X * 1e38, W * 100, B, 1, "non-finite-data"),
+    "inputs up to the end of float32": (np.sign(X) * np.float32(3.4e38), W * 1e-3, B, 0, ""),
+    "a sample of NaN": (np.concatenate([X, X[:1] * np.nan]), W, B, 1, "sample 8 of `x`"),
+    "a sample with infinity": (np.concatenate([X, np.where(X[:1] > 2, np.inf, X[:1])]), W, B, 1, "holds infinity"),
 }
 
 
+@pytest.mark.parametrize("rules", ["cpu", "gna", "xint8"])
 @pytest.mark.parametrize(("x", "w", "b", "status", "told"), EDGES.values(), ids=EDGES)
 def test_edges(
     x: np.ndarray,
@@ -62,10 +69,11 @@ def test_edges(
     b: np.ndarray,
     status: int,
     told: str,
+    rules: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    found = compiled(tmp_path, x, w, b)
+    found = compiled(tmp_path, x, w, b, rules=rules)
     err = capfd.readouterr().err
     assert (found, told in err) == (status, True), err
     assert ("warning" in err) is (status == 0 and told != "")
@@ -79,11 +87,14 @@ def test_float16_stays_as_it_is_and_is_told_why(tmp_path: Path, capfd: pytest.Ca
     assert [n.op_type for n in proto.graph.node] == ["Conv", "Relu"]
 
 
-def test_float16_weights_of_a_float32_model_are_quantized(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-      g (float[1, 4, 6, 6] x) => (float[1, 8, 4, 4] y) <float16[8, 4, 3, 3] h> { w = Cast<to = 1>(h) y = Conv(x, w) }""")
+@pytest.mark.parametrize(("word", "dtype"), [("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)])
+def test_half_weights_of_a_float32_model_are_quantized(
+    word: str, dtype: type, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+      g (float[1, 4, 6, 6] x) => (float[1, 8, 4, 4] y) <{word}[8, 4, 3, 3] h> {{ w = Cast<to = 1>(h) y = Conv(x, w) }}""")
     del proto.graph.value_info[:]
-    proto.graph.initializer.append(numpy_helper.from_array(W.astype(np.float16), "h"))
+    proto.graph.initializer.append(numpy_helper.from_array(W.astype(dtype), "h"))
     onnx.save(proto, tmp_path / "m.onnx")
     np.savez(tmp_path / "s.npz", x=X)
     words = ["--rules", "cpu", "--data", str(tmp_path / "s.npz"), "-o", str(tmp_path / "o.onnx")]
