@@ -52,7 +52,7 @@ def compared(
             found = other.run(self.outputs, {n: feed[n] for n in self.names})
             for index, (a, b) in enumerate(zip(results, found, strict=True)):
                 if a.dtype.kind == "f":
-                    ratios.setdefault(index, Sqnr()).add(a, b)
+                    ratios.setdefault(index, Sqnr()).add(a, np.asarray(b))
             return results
 
     scored = module.evaluate(Both(str(model), 1, "all"), limit)

@@ -362,10 +362,17 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "vpu",
-        "Convolution MatMul Add Multiply Maximum Minimum Subtract",
+        "Convolution Add Multiply Maximum Minimum Subtract",
         "activations",
         "8 asym tensor",
         "the file lists 8 bits first and last: 4-bit activations are never chosen",
+    ),
+    Difference(
+        "vpu",
+        "MatMul",
+        "activations",
+        "8 asym tensor / 8 sym tensor",
+        "two computed factors are symmetric, as the ancestor makes them where it is told of a transformer",
     ),
     Difference(
         "vpu", "Pad", "activations", "8 asym tensor", "the kernel that pads with zeros has the formats of the others"

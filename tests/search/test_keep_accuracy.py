@@ -75,3 +75,17 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     assert main(["compile", "model.onnx", "--rules", "cpu", *words]) == 2
     assert message in " ".join(capfd.readouterr().err.split())
+
+
+def test_weights_get_16_bits_before_kernels_are_given_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    digits, plan = ROOT / "samples" / "digits", tmp_path / "plan.json"
+    words = ["--rules", "gna", "--device", "gna3", "--preset", "performance", "--data", str(digits / "calib.npz")]
+    search = ["--max-drop", "1e-5", "--metric", "cosine", "--eval-data", str(digits / "calib.npz")]
+    model = [str(digits / "model.onnx"), "-o", str(tmp_path / "digits.onnx"), "--plan", str(plan)]
+    assert main(["compile", *model, *words, *search]) == 0
+    told = re.search(r"0 nodes given up, (\d+) tensors in more precise types", capfd.readouterr().err)
+    assert told is not None
+    raised = int(told[1])
+    weights = [c for c in json.loads(plan.read_text())["constants"] if c["role"] == "weight"]
+    assert 0 < raised < len(weights)
+    assert sum(len(c["types"]) == 1 for c in weights) == raised
