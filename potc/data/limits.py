@@ -16,14 +16,17 @@ MOST_SAMPLES = 10_000_000
 
 
 def read_table(path: str) -> bytes:
-    """The bytes of a JSON or CSV file. Raises Rejected(too-large, missing-file)."""
+    """The bytes of a JSON or CSV file, however large a device or a pipe of this name may be. Raises Rejected(too-large,
+    missing-file)."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(LARGEST_TABLE + 1)
     except OSError as error:
         raise unreadable(path, error) from error
     if len(content) > LARGEST_TABLE:
-        raise reject("too-large", f"{path} has more than {LARGEST_TABLE:,} bytes")
+        raise reject(
+            "too-large", f"{path} has more than {LARGEST_TABLE:,} bytes", help="give a smaller file, or samples as .npz"
+        )
     return content
 
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
+from potc.data.limits import read_table
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
 from potc.quantize.observe import ChannelMean, merge_means
@@ -118,13 +118,9 @@ def _either(a: Iterable[Key], b: Iterable[Key]) -> Iterable[Key]:
 
 
 def read_ranges(path: str) -> Ranges:
-    """The ranges in a file. Raises Rejected if it can't be read or holds something else."""
+    """The ranges in a file. Raises Rejected if it can't be read, is too large, or holds something else."""
     try:
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError as error:
-        raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
-    except OSError as error:
-        raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
+        text = read_table(path).decode()
     except UnicodeDecodeError as error:
         raise reject("not-ranges", f"{path} holds no ranges: it is no text", help="calibrate again") from error
     return Ranges.from_json(text, path)

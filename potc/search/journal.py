@@ -17,6 +17,9 @@ from typing import IO, Any
 from potc.diagnostics.diagnostic import reject
 
 VERSION = 1
+LONGEST = (
+    1 << 30
+)  # bytes of one line: a longer one is none that was written here, and is dropped like one that was cut off
 
 
 class Journal:
@@ -43,7 +46,7 @@ class Journal:
         self.resumed = len(self._places)
 
     def _read(self, identity: str) -> None:
-        for number, line in enumerate(self._file):
+        for number, line in enumerate(iter(lambda: self._file.readline(LONGEST), b"")):
             entry = _parsed(line)
             if entry is None or (number == 0 and entry != ("potc journal", {"version": VERSION, "of": identity})):
                 break

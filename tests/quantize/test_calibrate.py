@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from potc.graph.model import Model
 from potc.language.program import QType
 from potc.quantize.calibrate import calibrate
 from potc.quantize.plan import Origin, Plan, Quantizer
-from potc.quantize.ranges import Ranges, merge_ranges
+from potc.quantize.ranges import Ranges, merge_ranges, read_ranges
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
 
@@ -143,3 +144,17 @@ def test_broken_files_are_refused(text: str) -> None:
 
 def test_written_json_has_no_extensions() -> None:
     assert json.loads(Ranges({"x": Statistic()}).to_json(), parse_constant=lambda c: pytest.fail(c))["potc"] == "ranges"
+
+
+def test_saved_ranges_that_are_no_file_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potc.data.limits.LARGEST_TABLE", 1000)
+    (tmp_path / "r.json").write_bytes(b" " * 1001)
+    with pytest.raises(Rejected, match="too-large"):
+        read_ranges(str(tmp_path / "r.json"))
+    with pytest.raises(Rejected, match="too-large"):
+        read_ranges("/dev/zero")
+    (tmp_path / "r.json").write_bytes(b"\xff")
+    with pytest.raises(Rejected, match="not-ranges"):
+        read_ranges(str(tmp_path / "r.json"))
+    with pytest.raises(Rejected, match="missing-file"):
+        read_ranges(str(tmp_path / "none.json"))
