@@ -19,7 +19,7 @@ from potc.execute.float_runs import unloadable
 from potc.execute.session import SessionError
 from potc.quantize.needs import needs_of
 from potc.quantize.ranges import Ranges, merge_ranges
-from potc.quantize.tuning import Tuning
+from potc.quantize.tuning import EqualizeSettings, Tuning
 
 HELD_BACK = 4  # of so many samples one is held back
 MOST_HELD_BACK = 64  # more would only cost time
@@ -35,6 +35,9 @@ CHANGES: tuple[tuple[str, Change], ...] = (
     ("activations: entropy", lambda t: replace(t, ranges=replace(t.ranges, estimator="entropy"))),
     ("weights: quantiles", lambda t: replace(t, ranges=replace(t.ranges, weight_estimator="quantile"))),
     ("biases: not corrected", lambda t: replace(t, bias=replace(t.bias, method="none"))),
+    ("rounding: second moments", lambda t: replace(t, rounding=replace(t.rounding, method="gptq"))),
+    ("channels: scaled across layers", lambda t: replace(t, equalize=replace(t.equalize, method="cross-layer"))),
+    ("channels: smoothed", lambda t: replace(t, equalize=replace(t.equalize, method="smooth"))),
 )
 TRIES = 1 + len(CHANGES)
 
@@ -68,8 +71,7 @@ def choose(job: Job, trace: Trace | None = None) -> tuple[Compilation, Choice]:
     Raises Rejected as ``compile_model`` does, and for fewer than two samples: none could be held back.
     """
     trace = trace or Trace()
-    matched = equalized(match_model(job, trace), job.tuning, trace)
-    bench = _Bench(matched, trace)
+    bench = _Bench(match_model(job, trace), trace)
     trace.stage(f"setting 1 of at most {TRIES}: as given")
     tries = [bench.attempt((), job.tuning, may_fail=False)]
     best = 0
@@ -83,7 +85,7 @@ def choose(job: Job, trace: Trace | None = None) -> tuple[Compilation, Choice]:
             best = len(tries) - 1
     choice = Choice(tuple(tries), best, len(bench.calibrating), len(bench.judging), bench.simulate)
     tuning = tries[best].tuning
-    return finish(matched, bench.all_ranges(tuning), tuning, trace), choice
+    return finish(*bench.whole(tuning), tuning, trace), choice
 
 
 def _changed(before: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class _Bench:
         back = [i for i in range(total) if i % HELD_BACK == HELD_BACK - 1][:MOST_HELD_BACK] or [total - 1]
         self.judging = Part(matched.samples, back)
         self.calibrating = Part(matched.samples, sorted(set(range(total)).difference(back)))
-        self._held = replace(matched, samples=self.calibrating)  # nothing that a try does may see what judges it
+        self._held: dict[EqualizeSettings, Matched] = {}
         self.simulate = not saturates(matched.program)
         self._ranges: dict[str, Ranges] = {}
         try:
@@ -124,22 +126,34 @@ class _Bench:
         """``may_fail``: a setting that does not suit the model is told, not raised."""
         try:
             ranges = self._measured(self.calibrating, tuning)
-            compiled = quantize(self._held, ranges, tuning, self._trace).compiled
+            compiled = quantize(self._model(tuning), ranges, tuning, self._trace).compiled
             return Try(changed, tuning, self._judge.score(compiled))
         except (Rejected, SessionError) as error:
             if not may_fail:
                 raise
             return Try(changed, tuning, None, str(error).splitlines()[0])
 
-    def all_ranges(self, tuning: Tuning) -> Ranges:
-        """Those of all samples: what was measured already is not measured again."""
-        return merge_ranges(self._measured(self.calibrating, tuning), self._measured(self.judging, tuning))
+    def whole(self, tuning: Tuning) -> tuple[Matched, Ranges]:
+        """The model and the ranges of all samples: what was measured already is not measured again."""
+        if tuning.equalize.method == "none":
+            parts = (self._measured(part, tuning) for part in (self.calibrating, self.judging))
+            return self._matched, merge_ranges(*parts)
+        matched = equalized(self._matched, tuning, self._trace)
+        return matched, observe(matched, matched.samples, tuning, self._trace)
+
+    def _model(self, tuning: Tuning) -> Matched:
+        """Scaled as a setting wants it, by the calibrating samples: nothing that a try does may see what judges it."""
+        key = tuning.equalize
+        if key not in self._held:
+            self._held[key] = equalized(replace(self._matched, samples=self.calibrating), tuning, self._trace)
+        return self._held[key]
 
     def _measured(self, part: Part, tuning: Tuning) -> Ranges:
         ranges = tuning.ranges
         if ranges.estimator == "max":  # a calibration for a search sees all that this needs as well
             ranges = replace(ranges, estimator="mse")
-        key = f"{id(part)} {tuning.bias.method == 'none'} {needs_of(self._matched.plan, ranges)}"
+        matched = self._model(tuning)
+        key = f"{id(part)} {tuning.bias.method == 'none'} {tuning.equalize} {needs_of(matched.plan, ranges)}"
         if key not in self._ranges:
-            self._ranges[key] = observe(self._matched, part, replace(tuning, ranges=ranges), self._trace)
+            self._ranges[key] = observe(matched, part, replace(tuning, ranges=ranges), self._trace)
         return self._ranges[key]

@@ -102,7 +102,7 @@ class Outputs:
 @click.option(
     "--bias-correction",
     type=click.Choice(["none", "fast", "sequential"]),
-    default="fast",
+    default="sequential",
     show_default=True,
     help="How biases take over what rounding shifts.",
 )

@@ -15,6 +15,7 @@ STAGES = {
     "equalize": "equalizing channels",
     "calibrate": "calibrating",
     "solve": "solving scales",
+    "correct": "correcting biases",
     "lower": "writing integers",
     "verify": "verifying",
     "account": "accounting for the error",

@@ -140,7 +140,7 @@ class BiasSettings:
     (see ``correct.py``). "sequential": after that, layer by layer, with everything before a layer quantized (see
     ``sequential.py``)."""
 
-    method: str = "fast"
+    method: str = "sequential"
 
     def __post_init__(self) -> None:
         if self.method not in BIAS_METHODS:

@@ -218,7 +218,7 @@ def test_a_layer_without_a_bias_gets_one_that_keeps_its_mean(tmp_path: Path, dev
     line, weights, shape = LAYERS[kind]
     model, data = one_layer(tmp_path, line, weights, shape)
     rules = "cpu" if device == "cpu" else "gna"
-    compiled = compile_model(Job(model, rules, data, device=device))
+    compiled = compile_model(Job(model, rules, data, device=device, tuning=Tuning(bias=BiasSettings("fast"))))
     assert [c.tensor for c in compiled.plan.constants] == ["w", "node0/bias"] or kind == "scaled"
     assert not compiled.plan.absent and len(compiled.plan.corrections) == 1
     # Only the weights' rounding: what the float layer makes of the samples with weights and bias as they are stored.
