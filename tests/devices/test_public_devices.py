@@ -30,15 +30,15 @@ SAMPLES = 32
 
 # Decibels below which a change has lost something. Behind each: what was measured, simulated on the first 32 digits.
 FLOORS = {
-    "cpu": 25.0,  # 27.4
-    "tensorrt": 19.0,  # 20.9
-    "htp": 24.0,  # 26.3
-    "htp_a16": 39.0,  # 41.8
-    "ethos_u": 24.0,  # 26.4
-    "ethos_u_int16": 40.0,  # 43.2
-    "xint8": 14.5,  # 16.7
-    "xint8_bias32": 15.0,  # 17.0; 22.8 without bias correction: means are those in front of Relu
-    "tflite_int8": 24.0,  # 26.4
+    "cpu": 35.5,  # 38.1
+    "tensorrt": 26.0,  # 28.4
+    "htp": 34.5,  # 37.0
+    "htp_a16": 44.0,  # 46.6
+    "ethos_u": 34.5,  # 37.2
+    "ethos_u_int16": 44.0,  # 46.7
+    "xint8": 14.5,  # 16.8
+    "xint8_bias32": 26.5,  # 28.9
+    "tflite_int8": 34.5,  # 37.2
 }
 ANY_FLOOR = 12.0  # of a device that nobody has measured yet
 
