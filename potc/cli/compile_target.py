@@ -52,12 +52,13 @@ class Searched:
         found, target, answer = self.found, self.target, self.found.answer
         drops = target.drops(found.before, answer.values)
         lines: list[str] = []
-        rows = zip(target.metrics, found.before, answer.values, drops, answer.highest, strict=True)
-        for metric, before, after, drop, highest in rows:
+        rows = zip(target.metrics, found.before, answer.values, drops, answer.highest, answer.expected, strict=True)
+        for metric, before, after, drop, highest, expected in rows:
             lines.append(f"  {metric.name:<10} {before:.4f} -> {after:.4f}, a drop of {float(drop):.4f}")
             if highest is not None:
                 sure = f"{target.confidence or LEVEL:.6g}"
-                lines.append(f"{'':13}at most {highest:.4f} on other samples like these, with confidence {sure}")
+                about = "" if expected is None else f"about {expected:.4f}, "
+                lines.append(f"{'':13}{about}at most {highest:.4f} on other samples like these, with confidence {sure}")
         held = sorted(answer.variant.held)
         lines.append(
             f"  searched   {found.evaluations} evaluations; {len(held)} nodes given up, "

@@ -23,7 +23,9 @@ from potc.data.kept import spread
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.confidence import highest_drop, right_or_wrong, samples_to_show
 from potc.evaluate.evaluation import Evaluation
+from potc.evaluate.exchange import MOST, expected_records, scores_in
 from potc.evaluate.measures import Sqnr
+from potc.evaluate.metrics.metric import Metric
 from potc.execute.session import first_line
 from potc.execute.tasks import Executor, Task
 from potc.graph.opset import raise_opset
@@ -83,14 +85,18 @@ class Memory:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A variant, compiled. ``values``: of each metric, over all evaluation samples. ``highest``: what each metric loses at most
-    on other samples like these, at ``Target.level``; None where that takes too long to tell. ``speedup``: an estimate (see
-    ``cost``)."""
+    on other samples like these, at ``Target.level``; None where that takes too long to tell. ``expected``: what it loses there on
+    average (see ``potc.evaluate.exchange``), None where that can't be estimated; ``sure``: the target is met, and expected to be
+    met there; ``caution``: the excess of what is lost or expected to be lost. ``speedup``: an estimate (see ``cost``)."""
 
     variant: Variant
     values: tuple[float, ...]
     highest: tuple[float | None, ...]
+    expected: tuple[float | None, ...]
     met: bool
+    sure: bool
     excess: float
+    caution: float
     speedup: float
     size: int
     kernels: int
@@ -255,19 +261,24 @@ class Bench:
         model = executable(compiled, plan, self.matched.program.members[0].signatures)
         records = self._records(model, model.digest)
         values = self._values(records)
-        highest = self._highest(records)
+        highest, expected = self._highest(records), self._expected(records)
         self.evaluations += 1
         del records
         for key in self._score_keys(model.digest):  # else memory would grow with the number of candidates
             self._notes.forget(key)
             self._unnoted.pop(key, None)
         gc.collect()  # graphs and plans refer to each other in circles, and hold weights
+        is_met, excess = self.target.is_met(before, values, highest), self.target.excess(before, values, highest)
+        caution = max(excess, self.target.expected_excess(before, expected))
         candidate = Candidate(
             variant,
             values,
             highest,
-            self.target.is_met(before, values, highest),
-            self.target.excess(before, values, highest),
+            expected,
+            is_met,
+            is_met and caution <= max(excess, 1.0),
+            excess,
+            caution,
             self.costs.speedup(plan),
             len(compiled),
             len(plan.kernels),
@@ -291,14 +302,38 @@ class Bench:
             found.append(1e300 if math.isnan(highest) else highest)
         return tuple(found)
 
+    def _expected(self, records: Sequence[Any]) -> tuple[float | None, ...]:
+        """The expected drop of metrics by which samples are right or wrong, where models return scores of classes."""
+        floats, places = self._records(self._float, "float"), tuple(range(len(records)))
+        kept = [r[-1] for r in records]
+        known = [r[-1] for r in floats]
+        lacks = self.target.confidence is not None or any(k is None for k in (*kept, *known))
+        return tuple(
+            None
+            if lacks or right_or_wrong(Evaluation(m, 0.0, tuple(r[i] for r in floats), places)) is None
+            else self._expected_drop(m, known, kept)
+            for i, m in enumerate(self.target.metrics)
+        )
+
+    def _expected_drop(self, metric: Metric, floats: Sequence[Any], found: Sequence[Any]) -> float | None:
+        before, after = ([{self._outputs[0]: scores} for scores, _ in model] for model in (floats, found))
+        annotations = before if metric.reference else [annotation for _, annotation in floats]
+        drawn = expected_records(metric, before, after, annotations)
+        if drawn is None:
+            return None
+        pairs = zip(before, annotations, strict=True)
+        lost = metric.reduce([metric.score(o, a) for o, a in pairs]) - metric.reduce(drawn)
+        return float(lost if metric.higher_is_better else -lost)
+
     def _score_keys(self, name: str) -> list[str]:
         """One for each shard. ``name``: of the model."""
         names = _hash(" ".join(m.name for m in self.target.metrics))
         return [f"score {names} {name} {start}" for start in range(0, len(self._data), SHARD)]
 
     def _records(self, model: Executable, name: str) -> list[Any]:
-        """By sample, a record of each metric."""
+        """By sample, a record of each metric, and scores of classes with the annotation where these are kept, else None."""
         total = len(self._data)
+        is_few = total <= MOST and any(m.scored_alone for m in self.target.metrics)
         starts = range(0, total, SHARD)
         metrics = self.target.metrics
         reference = any(m.reference for m in metrics)
@@ -310,7 +345,10 @@ class Bench:
             return RunTask(models, self._outputs, samples, start, "the evaluation data")
 
         def scored(number: int, found: Any) -> Any:
-            return [[self._score(m, starts[number] + i, entry) for m in metrics] for i, entry in enumerate(found)]
+            return [
+                [*(self._score(m, starts[number] + i, entry) for m in metrics), _kept(entry) if is_few else None]
+                for i, entry in enumerate(found)
+            ]
 
         keys = self._score_keys(name)
         shards = self._noted(keys, task, scored, total * (2 if reference else 1))
@@ -354,6 +392,15 @@ class Bench:
             self._trace.progress(done, len(keys))
         self.samples_run += round(samples * len(missing) / max(len(keys), 1))
         return (self._unnoted[key] if key in self._unnoted else decoded(self._notes.get(key)) for key in keys)
+
+
+def _kept(entry: tuple[Any, tuple[Any, ...]]) -> tuple[np.ndarray, Any] | None:
+    """What tells how errors would do to other samples: float32 scores of one output, and a small annotation."""
+    annotation, outputs = entry
+    if scores_in(outputs[0]) is None or not (annotation is None or np.asarray(annotation).size == 1):
+        return None
+    (scores,) = outputs[0].values()
+    return scores, annotation
 
 
 def _observing_all(plan: Plan) -> Plan:

@@ -38,8 +38,8 @@ def front_json(found: Found, target: Target) -> str:
 
 def search_document(found: Found, target: Target) -> dict[str, Any]:
     """What a search did, as JSON values. Of each candidate, in the order of evaluation: ``best_so_far``, whether it was kept
-    then; ``highest_drops``: what is lost at most on other samples like these, with ``confidence``, whichever candidate is
-    chosen; null where that was not computed."""
+    then; ``expected_drops``: what is lost on average on other samples like these; ``highest_drops``: at most, with
+    ``confidence``, whichever candidate is chosen; both null where they can't be told."""
     return {
         "metrics": [m.name for m in target.metrics],
         "max_drop": target.max_drop,
@@ -65,6 +65,7 @@ def _candidate(found: Found, target: Target, index: int) -> dict[str, Any]:
     return {
         "values": list(c.values),
         "drops": [float(d) for d in target.drops(found.before, c.values)],
+        "expected_drops": list(c.expected),
         "highest_drops": list(c.highest),
         "met": c.met,
         "best_so_far": all(rank(c) < rank(earlier) for earlier in found.candidates[:index]),

@@ -16,10 +16,8 @@ from typing import IO, Any
 
 from potc.diagnostics.diagnostic import reject
 
-VERSION = 1
-LONGEST = (
-    1 << 30
-)  # bytes of one line: a longer one is none that was written here, and is dropped like one that was cut off
+VERSION = 2
+LONGEST = 1 << 30  # bytes of one line: a longer one was not written here, and is dropped like one that was cut off
 
 
 class Journal:

@@ -5,7 +5,8 @@
 3. Each source of noise is measured alone, on calibration samples: no evaluation sample is used for ranking. This makes a path
    of moves (``moves``), from everything in integers to everything in float.
 4. Evaluations halve the stretch of the path on which the first point lies that keeps the target: where to look next is
-   said by the noise that is left, not by the number of moves.
+   said by the noise that is left, not by the number of moves. Where samples are right or wrong, a point must keep the target
+   with the errors of its samples exchanged as well (``potc.evaluate.exchange``): few samples may keep it by luck.
 5. Moves of the found point that may have been in vain are taken back, one by one.
 
 The best candidate so far is handed out whenever there is a better one, so a search can be stopped at any moment.
@@ -87,13 +88,13 @@ class _Search:
         self._trace.stage("evaluating the float model")
         self._before = self._bench.float_values()
         start = self._evaluate(Variant())
-        if not start.met and self._target.tune:
+        if not start.sure and self._target.tune:
             start = self._tuned(start, tunings())
         sources: tuple[NoiseSource, ...] = ()
         moves: list[Move] = []
         everything = self._bench.of(Variant())
         plan = everything.after(self._bench.ranges(everything.plan, self._tuning)).plan
-        if not start.met:
+        if not start.sure:
             sources = self._bench.sources(plan)
             noise = self._measured(sources, plan)
             times = self._bench.costs.times(plan, kernels_of(plan))
@@ -137,7 +138,7 @@ class _Search:
         """The best of some settings, by full evaluations; half of them are left for the search."""
         best, kept = start, self._tuning
         for tuning in tunings:
-            if self._left <= self._target.evaluations // 2 or best.met:
+            if self._left <= self._target.evaluations // 2 or best.sure:
                 break
             self._tuning = tuning
             candidate = self._evaluate(Variant())
@@ -172,12 +173,12 @@ class _Search:
         """The first moves of the path that keep the target, without those that prove to be in vain."""
         left = [left_after(sources, noise, moves[:i]) for i in range(len(moves) + 1)]
         low, high = 0, len(moves)  # low fails; high is float, or was seen to keep the target
-        excess = {0: start.excess}
+        excess = {0: start.caution}
         while high - low > 1 and self._left > 0:
             point = _next(left, low, high, excess, len(moves), self._left)
             candidate = self._evaluate(self._variant(moves[:point], plan, sources))
-            excess[point] = candidate.excess
-            if candidate.met:
+            excess[point] = candidate.caution
+            if candidate.sure:
                 high = point
             else:
                 low = point
@@ -194,7 +195,7 @@ class _Search:
             rest = [m for m in moves if m is not move]
             if self._left <= 0 or left_after(sources, noise, rest) >= failing:
                 continue
-            if self._evaluate(self._variant(rest, plan, sources)).met:
+            if self._evaluate(self._variant(rest, plan, sources)).sure:
                 moves = rest
         return moves
 
@@ -232,10 +233,13 @@ def _next(left: Sequence[float], low: int, high: int, excess: dict[int, float], 
 
 
 def rank(candidate: Candidate) -> tuple[float, float, float]:
-    """What keeps the target first, of these the fastest; of others the closest."""
-    if candidate.met:
+    """What keeps the target and is expected to do so elsewhere first, of these the fastest; then what keeps it here, the one that
+    is expected to come closest elsewhere; of others the closest."""
+    if candidate.sure:
         return 0.0, -candidate.speedup, candidate.excess
-    return 1.0, candidate.excess, -candidate.speedup
+    if candidate.met:
+        return 1.0, candidate.caution, -candidate.speedup
+    return 2.0, candidate.excess, -candidate.speedup
 
 
 def _nodes(plan: Plan, kernels: frozenset[int]) -> frozenset[str]:

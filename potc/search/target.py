@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -68,6 +69,11 @@ class Target:
         the loss."""
         pairs = zip(self._lost(before, after, highest), self.allowed(before), strict=True)
         return max(float(d / a) if a else float(1 + d) if d > 0 else float(d) for d, a in pairs)
+
+    def expected_excess(self, before: Sequence[float], expected: Highest) -> float:
+        """The same of expected drops, those that are known."""
+        pairs = [(e, a) for e, a in zip(expected, self.allowed(before), strict=True) if e is not None]
+        return max((e / float(a) if a else 1 + e if e > 0 else e for e, a in pairs), default=-math.inf)
 
     def _lost(self, before: Sequence[float], after: Sequence[float], highest: Highest) -> tuple[Fraction, ...]:
         drops = self.drops(before, after)

@@ -22,7 +22,7 @@ from potc.quantize.tuning import EqualizeSettings, RoundingSettings
 from potc.search.bench import Candidate
 from potc.search.compile import compile_to_target
 from potc.search.front import front, front_json, front_svg
-from potc.search.search import Found
+from potc.search.search import Found, rank
 from potc.search.target import Target
 
 DIGITS = Path(__file__).parents[2] / "samples" / "digits"
@@ -99,7 +99,7 @@ def test_the_best_so_far_is_handed_out_at_once(
     searched: tuple[Compilation, Found, list[tuple[Candidate, bytes]]],
 ) -> None:
     _, found, kept = searched
-    ranks = [(not c.met, c.excess if not c.met else -c.speedup) for c, _ in kept]
+    ranks = [rank(c) for c, _ in kept]
     assert kept[0][0] == found.candidates[0]
     assert kept[-1][0] == found.answer
     assert ranks == sorted(ranks, reverse=True)
