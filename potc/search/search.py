@@ -173,11 +173,11 @@ class _Search:
         """The first moves of the path that keep the target, without those that prove to be in vain."""
         left = [left_after(sources, noise, moves[:i]) for i in range(len(moves) + 1)]
         low, high = 0, len(moves)  # low fails; high is float, or was seen to keep the target
-        excess = {0: start.caution}
+        excess = {0: _missed(start)}
         while high - low > 1 and self._left > 0:
             point = _next(left, low, high, excess, len(moves), self._left)
             candidate = self._evaluate(self._variant(moves[:point], plan, sources))
-            excess[point] = candidate.caution
+            excess[point] = _missed(candidate)
             if candidate.sure:
                 high = point
             else:
@@ -230,6 +230,11 @@ def _next(left: Sequence[float], low: int, high: int, excess: dict[int, float], 
     # A guess at one end of a long stretch may take many steps: never less than an eighth of it.
     step = max(1, (high - low) // 8)
     return min(max(point, low + step), high - step)
+
+
+def _missed(candidate: Candidate) -> float:
+    """By how much, as the samples themselves say it where they do."""
+    return candidate.caution if candidate.met else candidate.excess
 
 
 def rank(candidate: Candidate) -> tuple[float, float, float]:
