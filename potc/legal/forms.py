@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from potc.graph.ask import ask_types
 from potc.graph.model import Model
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.snapshot import DTYPES, outer_reads
@@ -95,7 +96,7 @@ class _Stripping:
             if base not in self.plain and all(s.same_as(stored[0]) for s in stored):
                 self.made[base] = stored[0]
         integers = self._integers()
-        stripped = infer_shapes(fold_constants(infer_shapes(drop_dead(model.with_proto(proto)))))
+        stripped = infer_shapes(fold_constants(ask_types(infer_shapes(drop_dead(model.with_proto(proto))))))
         return Annotated(stripped, self.made, self.read, self.constants, self.names, integers)
 
     # ------------------------------------------------------------------------------------------ nodes

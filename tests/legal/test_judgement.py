@@ -49,6 +49,23 @@ def test_what_is_compiled_is_legal(path: Path, device: str, tmp_path: Path) -> N
         assert violations(compiled, part, tmp_path) == ()
 
 
+def test_what_lies_behind_an_operator_that_onnx_does_not_know_has_the_type_that_onnxruntime_tells(
+    tmp_path: Path,
+) -> None:
+    """A requirement of the rules speaks of it."""
+    model = model_from_text("""
+        <ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]>
+        g (float[1,3,8,8] x) => (float[1,4,8,8] y) <float[4,3,3,3] w> {
+          t = com.microsoft.Gelu (x)
+          y = Conv <pads = [1, 1, 1, 1]> (t, w)
+        }
+    """)
+    onnx.save(model, tmp_path / "float.onnx")
+    done = compile_model(Job(str(tmp_path / "float.onnx"), "cpu"))
+    assert len(done.plan.kernels) == 1
+    assert violations(onnx.ModelProto.FromString(done.compiled), "cpu", tmp_path) == ()
+
+
 def shipped_devices() -> list[tuple[str, str]]:
     """Rule file and device of all that a model can be compiled for."""
     found: list[tuple[str, str]] = []
