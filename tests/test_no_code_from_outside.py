@@ -31,7 +31,6 @@ ALLOWED = {
     ("execute/apart.py", "multiprocessing"): "tries of `potc reduce` in processes of one's own",
     ("execute/apart.py", "multiprocessing.connection"): "the same",
     ("execute/apart.py", "subprocess"): "the command of `potc reduce --run`, as the user gives it, without a shell",
-    ("search/identity.py", "pickle"): "digests of annotations: bytes are made and never read back",
     ("search/records.py", "import_module"): "potc's own dataclasses, by name, and nothing else",
     ("cli/heap.py", "ctypes"): "one word to the C library that this process has loaded already: no file is named",
     ("cli/main.py", "import_module"): "potc's own commands, from a table",

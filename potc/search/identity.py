@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -23,6 +22,7 @@ from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import Dataset
 from potc.data.fitted import Fitted
 from potc.evaluate.metrics.metric import Metric
+from potc.search.records import encoded
 from potc.search.target import Target
 
 OWN = Path(__file__).parents[1]
@@ -62,9 +62,10 @@ def _contents(dataset: Dataset | AnnotatedDataset) -> Iterator[bytes]:
 
 
 def _bytes(annotation: Any) -> bytes:
+    """What an annotation is; of objects of the user's, what they print."""
     try:
-        return pickle.dumps(annotation, protocol=5)
-    except Exception:  # whatever an object of the user raises: then what it prints must do
+        return json.dumps(encoded(annotation)).encode()
+    except TypeError:
         return repr(annotation).encode()
 
 
