@@ -16,6 +16,7 @@ from typing import Any
 
 from potc.authoring import Names, Path_, names, words
 from potc.choose import choose
+from potc.cli.memory import bytes_of, contradiction
 from potc.cli.presets import effort, types_of
 from potc.cli.summary import summary
 from potc.compiler import Compilation, Job, Trace, compile_model
@@ -30,9 +31,10 @@ from potc.evaluate.scoring import Scores, Words, in_floats, score
 from potc.execute.processes import Processes
 from potc.execute.session import use_libraries
 from potc.execute.tasks import Executor, InProcess
+from potc.graph.external import take_apart
 from potc.graph.model import Model
 from potc.graph.read import read_model
-from potc.graph.write import write_atomic
+from potc.graph.write import one_file, write_all
 from potc.language.check import Checked, check_file
 from potc.language.resolve import load_rules
 from potc.legal.judge import Verdict, judge
@@ -56,17 +58,27 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A compiled model. ``model``: the bytes of the ONNX file; ``report``: what was done, as ``--report`` writes it;
+    """A compiled model. ``report``: what was done, as ``--report`` writes it;
     ``compilation``: all that it was made from; ``found``: what a search for ``max_drop`` tried, and whether the target is met."""
 
-    model: bytes
     report: Report
     compilation: Compilation
     found: Found | None = None
 
-    def save(self, path: Path_) -> None:
-        """All of the file or nothing. Raises Rejected where it can't be written."""
-        write_atomic(os.fspath(path), self.model)
+    @property
+    def model(self) -> bytes:
+        """The bytes of the ONNX file. Raises Rejected where that would be larger than a file can be."""
+        output = self.compilation.output
+        return output if self.compilation.prepared.aside is None else b"".join(one_file(output).blocks())
+
+    def save(self, path: Path_, *, external_data: bool = False) -> None:
+        """All of the file or nothing; with ``external_data`` larger weights are in a file beside it. Raises Rejected where it can't
+        be written."""
+        if external_data:
+            model, place, weights = take_apart(self.compilation.output, os.fspath(path))
+            write_all({place: weights, os.fspath(path): model})
+        else:
+            write_all({os.fspath(path): one_file(self.compilation.output)})
 
     def summary(self) -> str:
         """What the command prints."""
@@ -103,6 +115,7 @@ def compile(
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
     io: str | Mapping[str, str] = "",
+    memory: str | int | None = None,
     max_drop: Decimal | str | None = None,
     drop_type: str = "absolute",
     confidence: builtins.float | None = None,
@@ -155,7 +168,10 @@ def compile(
         float_op=float_op,
         float_between=float_between,
         io=io,
+        memory=memory,
     )
+    if wrong := contradiction(job, max_drop is not None):
+        raise ValueError(wrong)
     trace = Trace(progress=progress) if progress else Trace()
     if max_drop is not None:
         if drop_type not in ("absolute", "relative"):
@@ -210,6 +226,7 @@ def _job(
     float_op: Names = (),
     float_between: Sequence[tuple[str, str]] = (),
     io: str | Mapping[str, str] = "",
+    memory: str | int | None = None,
 ) -> Job:
     """The words of ``compile`` that say what one compile does."""
     if preset == "auto" and ranges is not None:
@@ -239,6 +256,7 @@ def _job(
         annotations=Annotations(labels, None if images is None else os.fspath(images)),
         io=_io(io),
         libraries=names(ort_library),
+        memory=None if memory is None else bytes_of(memory),
         **effort(preset),
     )
 
@@ -267,7 +285,7 @@ def _checked(compilation: Compilation, told: Report, found: Found | None) -> Com
     if failed:
         told_of = "; ".join(f"{c.name}: {c.detail}" for c in failed)
         raise RuntimeError(f"the compiled model failed its verification: {told_of}")
-    return Compiled(compilation.output, told, compilation, found)
+    return Compiled(told, compilation, found)
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from potc.data.dataset import Dataset
 from potc.data.kept import KeptSamples, some
@@ -17,6 +17,8 @@ from potc.data.source import Annotations, open_samples
 from potc.evaluate.borders import same_behind_borders
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
+from potc.evaluate.verify_in_turns import verify_in_turns
+from potc.execute.aside import Unread, array_of
 from potc.execute.session import use_libraries
 from potc.graph.ask import ask_types
 from potc.graph.bodies import Body, bodies_of, with_bodies
@@ -25,13 +27,14 @@ from potc.graph.names import all_graphs
 from potc.graph.opset import raise_opset
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.widen import cast_borders, read_runnable
-from potc.graph.write import serialize
+from potc.graph.write import LIMIT, serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, apply_rewrites
 from potc.quantize.biases import with_biases
 from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
+from potc.quantize.calibrate_in_turns import calibrate_in_turns
 from potc.quantize.doubts import resolved
 from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
@@ -46,6 +49,9 @@ from potc.quantize.scopes import Scopes, scoped_nodes
 from potc.quantize.sequential import corrected_in_sequence
 from potc.quantize.tuning import Tuning
 
+MEMORY = 4 << 30  # bytes that a model above the limit of a file may need, where nothing is stated
+PROCESS = 256 << 20  # bytes of the process without any model
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -55,7 +61,8 @@ class Job:
     ``seed``: draws the samples, which are spread evenly without it; ``ranges``: a file of saved ranges, which replaces
     calibration; ``preset``: the word that stands for ``tuning``, "" if it is not one; ``checked``: over how many samples the
     compiled model is compared with the float model; ``io``: which inputs and outputs hold codes, see ``with_integer_borders``;
-    ``libraries``: of operators of its own, which onnxruntime loads and runs.
+    ``libraries``: of operators of its own, which onnxruntime loads and runs. ``memory``: bytes that the process may need at most;
+    then weights are read when they are needed, and layers run in groups.
     """
 
     model: str
@@ -75,6 +82,17 @@ class Job:
     annotations: Annotations = field(default_factory=Annotations)
     io: Mapping[str, str] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
+    memory: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """Bytes of a model whose weights are all held in memory: none where memory is stated."""
+        return LIMIT if self.memory is None else 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for one group of layers."""
+        return (MEMORY if self.memory is None else self.memory) - PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +140,7 @@ class Compilation:
 def read_inputs(job: Job) -> tuple[str, ...]:
     """All files that a compile of this job reads, as ``Compilation.inputs`` has them. Raises Rejected."""
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
-    model = read_runnable(job.model)
+    model = read_runnable(job.model, job.whole)
     return _files(job, model, program, _samples(job, model))
 
 
@@ -164,7 +182,7 @@ def match_model(job: Job, trace: Trace) -> Matched:
     trace.stage("rules")
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
-    model = read_runnable(job.model)
+    model = read_runnable(job.model, job.whole)
     samples = KeptSamples(_samples(job, model), job.checked)
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
@@ -211,7 +229,10 @@ def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:
 def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) -> Ranges:
     """Runs samples through the float model. Raises Rejected for numbers that are not finite."""
     trace.stage("calibrate")
-    return calibrate(matched.prepared, observed_plan(matched.plan, tuning), samples, trace.progress, tuning.ranges)
+    prepared, plan = matched.prepared, observed_plan(matched.plan, tuning)
+    if prepared.aside is not None:
+        return calibrate_in_turns(prepared, plan, samples, trace.progress, tuning.ranges, matched.job.room)
+    return calibrate(prepared, plan, samples, trace.progress, tuning.ranges)
 
 
 def observed_plan(plan: Plan, tuning: Tuning) -> Plan:
@@ -241,7 +262,8 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     moments = None
     if tuning.rounding.method == "gptq":
         moments = second_moments(prepared, plan, matched.program.members[0].signatures, matched.samples)
-    params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments)
+    scratch = None if prepared.aside is None else prepared.aside.scratch
+    params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments, scratch)
     trace.stage("lower")
     base = raise_opset(prepared, opset_for(params))
     lowered = lower(base, plan, params)
@@ -260,25 +282,26 @@ def finish(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Co
     matched, params, compiled = done.matched, done.params, done.compiled
     job, program, model, plan = matched.job, matched.program, matched.model, matched.plan
     trace.stage("verify")
-    loaded = load(compiled)
-    verification = verify(
-        model,
-        compiled,
-        matched.samples,
-        job.checked,
-        # Noise has other ranges than the samples that saved ranges come from: how it is clipped says nothing.
-        floor_db=-math.inf if job.ranges is not None and matched.samples.generated else DEAD_DB,
-        simulate=not saturates(program),
-        opened=loaded and loaded.session,
-        plan=plan,
-        signatures=program.members[0].signatures,
-        steps=resolved(plan, ranges, params),
-    )
-    share = kernel_share(compiled, plan, loaded)
+    verification, share = _judged(done, resolved(plan, ranges, params))
     job = replace(job, tuning=tuning)
     changes, samples, prepared = matched.changes, matched.samples, matched.prepared
     made = (ranges, params, compiled, verification, share, samples, prepared, matched.equalization)
     return with_borders(Compilation(job, program, model, changes, plan, *made))
+
+
+def _judged(done: Quantized, steps: Mapping[str, float]) -> tuple[Verification, KernelShare]:
+    matched, compiled = done.matched, done.compiled
+    job, plan, samples, simulate = matched.job, matched.plan, matched.samples, not saturates(matched.program)
+    # Noise has other ranges than the samples that saved ranges come from: how it is clipped says nothing.
+    floor_db = -math.inf if job.ranges is not None and samples.generated else DEAD_DB
+    if matched.prepared.aside is not None:
+        return verify_in_turns(matched.model, compiled, plan, samples, job.checked, floor_db, simulate, job.room, steps)
+    loaded = load(compiled)
+    opened = loaded and loaded.session
+    signatures = matched.program.members[0].signatures
+    told = (floor_db, simulate, opened, plan, signatures, steps)
+    verification = verify(matched.model, compiled, samples, job.checked, *told)
+    return verification, kernel_share(compiled, plan, loaded)
 
 
 def with_borders(done: Compilation) -> Compilation:
@@ -311,8 +334,10 @@ def prepare_graphs(model: Model, program: Program) -> tuple[Model, tuple[Change,
 def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
     """The constants that the plan stores as integers, by name, as they are in the prepared model; halves as float32."""
     wanted = {c.tensor for c in plan.constants}
-    stored = (t for graph in all_graphs(model.proto.graph) for t in graph.initializer)
-    return {t.name: _plain(numpy_helper.to_array(t)) for t in stored if t.name in wanted}
+    stored = {t.name: t for graph in all_graphs(model.proto.graph) for t in graph.initializer if t.name in wanted}
+    if model.aside is not None:
+        return Unread(stored, _plain)
+    return {name: _plain(array_of(t)) for name, t in stored.items()}
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

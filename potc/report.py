@@ -23,6 +23,7 @@ from potc.evaluate.layers import Layers, layers
 from potc.evaluate.simulate import LaneUse
 from potc.evaluate.verify import Verification
 from potc.execute.session import SessionError
+from potc.graph.whole import whole_bytes
 from potc.language.lattice import spell
 from potc.quantize.borders import Border
 from potc.quantize.doubts import doubts
@@ -237,6 +238,8 @@ class Report:
 def layers_of(compilation: Compilation) -> Layers | str:
     """What each layer costs, from a few more runs of both models; or why that can't be told."""
     c = compilation
+    if c.prepared.aside is not None:
+        return "layers are not accounted for: that takes the whole model in memory, several times"
     try:
         accounts = account(c.prepared, c.plan, c.params, c.compiled, c.samples)
     except SessionError as error:  # doubled kernels can be more than one file holds
@@ -271,7 +274,7 @@ def report(
         samples_digest=digest_of(compilation.samples.chosen),
         generated=compilation.ranges.generated and _is_measured(compilation),
         bytes_before=sum(Path(f).stat().st_size for f in compilation.model.files),
-        bytes_after=len(compilation.output),
+        bytes_after=whole_bytes(compilation.output).size,
         borders=compilation.borders,
         rewrites=_uses((c.rewrite, c.place) for c in compilation.changes),
         equalization=_scaled(compilation),

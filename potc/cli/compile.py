@@ -13,6 +13,7 @@ import click
 from potc.cli.data_options import DATA, annotation_options
 from potc.cli.depfile import depfile
 from potc.cli.failed import failed_verification
+from potc.cli.memory import bytes_of, contradiction
 from potc.cli.options import color_option, device_options, known_libraries, library_option, report_format_option
 from potc.cli.presets import bias_of, check_preset, effort
 from potc.cli.range_options import range_options, range_settings
@@ -23,6 +24,7 @@ from potc.diagnostics.diagnostic import reject
 if TYPE_CHECKING:
     from potc.choose import Choice
     from potc.compiler import Compilation, Job, Trace
+    from potc.graph.whole import Content
     from potc.quantize.tuning import Tuning
     from potc.report import Report
 
@@ -126,6 +128,7 @@ class Outputs:
     multiple=True,
     help="u8, i8 or float: what inputs and outputs hold; NAME=KIND for one of them.",
 )
+@click.option("--memory", metavar="SIZE", help="Use at most so much memory, as 4GiB: layers run in groups, in turns.")
 @click.option("--external-data", is_flag=True, help="Keep larger weights in a file of their own beside OUT.")
 @target_options
 @click.option("--plan", metavar="FILE", help="Write what was decided, as JSON.")
@@ -185,7 +188,10 @@ def command(session: Session, quiet: bool, verbose: bool, form: str, color: str,
         *configured,
     )
     outputs.check(tuple(f for f in inputs if f))
-    return _compile(job_of(rules, words), words, outputs, terminal, configured)
+    job = job_of(rules, words)
+    if wrong := contradiction(job, words["max_drop"] is not None):
+        raise click.UsageError(f"--{wrong}")
+    return _compile(job, words, outputs, terminal, configured)
 
 
 def _print_inputs(job: Job, configured: tuple[str, ...], end: str, terminal: Terminal) -> int:
@@ -249,8 +255,17 @@ def job_of(rules: str, words: Mapping[str, Any]) -> Job:
         preprocess=read_preprocessing(words["preprocess"]),
         annotations=Annotations(words["labels"], words["images"]),
         io=dict(_io(w) for w in words["io"]),
+        memory=_memory(words.get("memory")),
         **effort(words["preset"]),
     )
+
+
+def _memory(size: str | None) -> int | None:
+    """Raises click.BadParameter."""
+    try:
+        return None if size is None else bytes_of(size)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--memory") from error
 
 
 def _tuning(words: Mapping[str, Any]) -> Tuning:
@@ -342,10 +357,10 @@ def _write(
 ) -> None:
     """All files or none, the model last."""
     from potc.graph.external import take_apart
-    from potc.graph.write import write_all
+    from potc.graph.write import one_file, write_all
     from potc.quantize.plan_file import plan_to_json
 
-    files: dict[str, bytes] = dict(more)
+    files: dict[str, bytes | Content] = dict(more)
     if outputs.plan:
         files[outputs.plan] = plan_to_json(compilation.plan).encode()
     if outputs.ranges:
@@ -358,10 +373,11 @@ def _write(
         model, place, weights = take_apart(compilation.output, outputs.model)
         files |= {place: weights, outputs.model: model}
     elif outputs.model != STANDARD_OUTPUT:
-        files[outputs.model] = compilation.output
+        files[outputs.model] = one_file(compilation.output)
     write_all(files)
     if outputs.model == STANDARD_OUTPUT:
-        terminal.answer_bytes(compilation.output)
+        for block in one_file(compilation.output).blocks():
+            terminal.answer_bytes(bytes(block))
 
 
 def _unwritable(path: str, why: str) -> Exception:

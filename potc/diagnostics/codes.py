@@ -194,6 +194,10 @@ _GRAPH = {
         "Export the model with a later opset.",
     ),
     "too-large": ("The model is larger than one ONNX file can be.", "Keep its weights in external data."),
+    "memory-too-small": (
+        "A layer needs more memory than `--memory` leaves for it.",
+        "State more memory, or give smaller samples.",
+    ),
     "unsupported-input": ("An input of the model is no tensor.", "Export the model with tensor inputs."),
     "invalid-configuration": (
         "`potc.toml`, or `tool.potc` in `pyproject.toml`, can't be used.",

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from potc.evaluate.saturate import Codes, Groups, Unfit, accumulate, groups_at_risk, groups_of
+from potc.execute.aside import Unread
 from potc.execute.session import open_session
 from potc.graph.names import all_graphs
 from potc.graph.snapshot import outer_reads, take_snapshot
@@ -235,9 +236,7 @@ class _Graph:
         self.proto = proto
         self.nodes = list(proto.graph.node)
         overridable = {i.name for i in proto.graph.input}
-        self.initializers = {
-            t.name: numpy_helper.to_array(t) for t in proto.graph.initializer if t.name not in overridable
-        }
+        self.initializers = Unread({t.name: t for t in proto.graph.initializer if t.name not in overridable})
         self._maker = {name: node for node in self.nodes for name in node.output if name}
         self._constants = set(self.initializers)
         self.constant_nodes: set[str] = set()

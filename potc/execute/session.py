@@ -7,14 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnxruntime import InferenceSession
+
+from potc.execute.aside import array_of, inside, is_plain, may_lack_numbers, set_aside
 
 WORKERS = min(4, os.cpu_count() or 1)  # samples under way at once: each holds its own activations
 
 
+# Arrays that a session reads where they are, for as long as it lives.
+_lent: WeakKeyDictionary[InferenceSession, list[np.ndarray]] = WeakKeyDictionary()
 _libraries: tuple[str, ...] = ()  # of this process: whoever opens a session of a model needs them all alike
 
 
@@ -36,7 +42,8 @@ class SessionError(Exception):
 def open_session(
     model: bytes, *, optimize: bool, threads: int = 0, optimized_path: str | None = None
 ) -> InferenceSession:
-    """A session on the CPU. The model comes as bytes, so no path of a user ever reaches onnxruntime.
+    """A session on the CPU. The model comes as bytes, so no path of a user ever reaches onnxruntime; numbers that were set
+    aside are read and come as arrays.
 
     ``optimize``: all graph optimizations, or none at all. ``threads`` 0: onnxruntime's own choice; the number can change
     the last bit of a sum. ``optimized_path``: where to write the optimized graph. Raises SessionError.
@@ -58,9 +65,31 @@ def open_session(
     try:
         for library in _libraries:
             options.register_custom_ops_library(library)
-        return InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        lent: list[np.ndarray] = []
+        if may_lack_numbers(model):
+            model = _lend(model, options, lent)
+        session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise SessionError(first_line(error)) from error
+    if lent:
+        _lent[session] = lent
+    return session
+
+
+def _lend(model: bytes, options: ort.SessionOptions, lent: list[np.ndarray]) -> bytes:
+    """Gives the options all numbers that the model set aside, and ``lent`` what must live as long as the session. Types that numpy
+    does not have are put back into the model."""
+    proto = onnx.ModelProto.FromString(model)
+    names: list[str] = []
+    for tensor in set_aside(proto):
+        if is_plain(tensor.data_type):
+            names.append(tensor.name)
+            lent.append(array_of(tensor))
+        else:
+            tensor.CopyFrom(inside(tensor))
+    if names:
+        options.add_external_initializers(names, [ort.OrtValue.ortvalue_from_numpy(array) for array in lent])
+    return proto.SerializeToString()
 
 
 def run_each(

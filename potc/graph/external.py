@@ -12,9 +12,10 @@ import onnx
 from onnx import TensorProto
 
 from potc.diagnostics.diagnostic import reject
+from potc.execute.aside import PAGE, size_of
+from potc.graph.whole import Content
 
 LEAST = 1024  # bytes: what is smaller stays in the model, shapes and axes among it, which inference reads
-PAGE = 4096  # ONNX (docs/ExternalData.md) advises offsets that are multiples of it, so that files can be mapped
 
 
 def open_beneath(folder: Path, location: str) -> IO[bytes]:
@@ -42,22 +43,30 @@ def open_beneath(folder: Path, location: str) -> IO[bytes]:
     return os.fdopen(file, "rb")
 
 
-def take_apart(model: bytes, path: str) -> tuple[bytes, str, bytes]:
+def take_apart(model: bytes, path: str) -> tuple[bytes, str, Content]:
     """A model for ``path`` without its larger weights, the path of the file for them, and what belongs in there.
 
     The file is named after its content, so that an older model and its weights stay consistent until the new model is in
     place. Raises Rejected(unwritable-output) where the name of the model can't be written in it.
     """
     proto = onnx.ModelProto.FromString(model)
-    moved = [t for t in proto.graph.initializer if len(t.raw_data) >= LEAST]
-    data = bytearray()
+    moved = [t for t in proto.graph.initializer if size_of(t) >= LEAST]
+    pieces: list[bytes | TensorProto] = []
     offsets: list[tuple[int, int]] = []
+    end = 0
     for tensor in moved:
-        data.extend(bytes(-len(data) % PAGE))
-        offsets.append((len(data), len(tensor.raw_data)))
-        data.extend(tensor.raw_data)
+        held = TensorProto()
+        held.CopyFrom(tensor)
+        pieces += (bytes(-end % PAGE), held)
+        offset, length = end + -end % PAGE, size_of(tensor)
+        offsets.append((offset, length))
+        end = offset + length
+    data = Content(tuple(pieces))
+    digest = hashlib.sha256()
+    for block in data.blocks():
+        digest.update(block)
     target = Path(path)
-    name = f"{target.stem}.{hashlib.sha256(data).hexdigest()[:12]}.data"
+    name = f"{target.stem}.{digest.hexdigest()[:12]}.data"
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -65,7 +74,8 @@ def take_apart(model: bytes, path: str) -> tuple[bytes, str, bytes]:
         raise reject("unwritable-output", message, help="choose another name", exit_code=2) from error
     for tensor, (offset, length) in zip(moved, offsets, strict=True):
         tensor.ClearField("raw_data")
+        del tensor.external_data[:]
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", name), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
-    return proto.SerializeToString(deterministic=True), str(target.with_name(name)), bytes(data)
+    return proto.SerializeToString(deterministic=True), str(target.with_name(name)), data

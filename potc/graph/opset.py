@@ -6,6 +6,7 @@ import onnx
 from onnx import version_converter
 
 from potc.diagnostics.diagnostic import reject
+from potc.execute.aside import set_aside, without_numbers
 from potc.graph.model import Model
 from potc.graph.names import settle_names
 
@@ -15,9 +16,10 @@ def raise_opset(model: Model, minimum: int) -> Model:
     if model.opset >= minimum:
         return model
     try:
-        raised = version_converter.convert_version(model.proto, minimum)
+        raised = version_converter.convert_version(without_numbers(model.proto), minimum)
         _restore(model.proto, raised)
-        onnx.checker.check_model(raised)
+        _take_back(model.proto, raised)
+        onnx.checker.check_model(without_numbers(raised))
     except Exception as error:  # the converter raises bare RuntimeError and the checker types of its own
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         message = f"{model.path} has opset {model.opset} and can't be raised to {minimum}: {reason}"
@@ -53,3 +55,17 @@ def _restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
         *(ir for opset, ir in lowest.items() if after.opset_import[0].version >= opset),
     )
     settle_names(after.graph)
+
+
+def _take_back(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Makes inputs that stood for initializers initializers again, in their old places."""
+    apart = set_aside(before)
+    if not apart:
+        return
+    names = {t.name for t in apart}
+    kept = [i for i in after.graph.input if i.name not in names]
+    del after.graph.input[:]
+    after.graph.input.extend(kept)
+    after.graph.initializer.extend(apart)
+    places = {t.name: i for i, t in enumerate(before.graph.initializer)}
+    after.graph.initializer.sort(key=lambda t: places.get(t.name, len(places)))

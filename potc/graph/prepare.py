@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, defs, helper, numpy_helper
 
+from potc.execute.aside import is_aside
 from potc.execute.session import SessionError, run_once
-from potc.graph.model import Model
+from potc.graph.model import SMALL, Model, is_large
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, outer_reads
 
 LARGEST = 64 << 20  # bytes by which one result may outgrow its inputs, so that folding can't blow a model up
 TOTAL = 4 * LARGEST  # the same for all results together
-SMALL = 1024  # elements; what inference may need the numbers of (shapes, axes, pads) is smaller
 ROUNDS = 40  # runs of onnxruntime; real models need one or two
 ONNX = ("", "ai.onnx")
 # Bytes of an element, for the types that numpy has.
@@ -91,7 +91,7 @@ def fold_constants(model: Model) -> Model:
     if not waiting:
         return model
     values, folded = _shape_answers(model.proto, waiting)
-    _compute(model.proto, [n for n in waiting if n.name not in folded], values, folded)
+    _compute(model, [n for n in waiting if n.name not in folded], values, folded)
     if not folded:
         return model
     kept, read = _remaining(model.proto, folded)
@@ -167,14 +167,14 @@ def _shape_answers(proto: onnx.ModelProto, waiting: list[NodeProto]) -> tuple[di
     return values, answered
 
 
-def _compute(
-    proto: onnx.ModelProto, waiting: list[NodeProto], values: dict[str, TensorProto], folded: set[str]
-) -> None:
+def _compute(model: Model, waiting: list[NodeProto], values: dict[str, TensorProto], folded: set[str]) -> None:
     """Adds to ``values`` what others read of the waiting nodes' results, and to ``folded`` the names of the nodes.
 
     A round runs all nodes whose size of result is known. Sizes that depend on values are known in the next round. Where
-    onnxruntime refuses a run, half of it is tried, down to the node that is at fault.
+    onnxruntime refuses a run, half of it is tried, down to the node that is at fault. Where weights are set aside, results are too,
+    as they are made.
     """
+    proto = model.proto
     overridable = {i.name for i in proto.graph.input}
     stored = {t.name: t for t in proto.graph.initializer if t.name not in overridable}
     outputs = {o.name for o in proto.graph.output}
@@ -197,7 +197,10 @@ def _compute(
                 done.add(chosen[0].name)
             most = max(len(chosen) // 2, 1)
             continue
-        values.update((name, numpy_helper.from_array(array, name)) for name, array in zip(wanted, results, strict=True))
+        for name, array in zip(wanted, results, strict=True):
+            values[name] = tensor = numpy_helper.from_array(array, name)
+            if model.aside is not None and is_large(tensor):
+                model.aside.scratch.take(tensor)
         folded |= gone
         done.update(n.name for n in chosen)
         most, budget = len(waiting), budget - grown
@@ -226,8 +229,11 @@ def _affordable(
     known = {name: _bytes(tensor) for name, tensor in tensors.items()}
     known[""] = 0
     chosen: list[NodeProto] = []
-    total = 0
+    total = apart = 0
     for node in waiting:
+        apart += sum(_bytes(tensors[n]) for n in node.input if n in tensors and is_aside(tensors[n]))
+        if apart > TOTAL and chosen:  # the rest in another round: what is set aside may be more than memory holds
+            break
         if all(name in known for name in node.input) and all(name in sizes for name in node.output):
             growth = sum(sizes[name] for name in node.output) - sum(known[name] for name in node.input)
             if growth <= LARGEST and total + growth <= budget:

@@ -3,9 +3,11 @@ needed; changes nothing else."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,33 @@ import numpy as np
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper
 
 from potc.diagnostics.diagnostic import Rejected, reject
+from potc.execute.aside import Scratch, Source, array_of, without_numbers
 from potc.graph.external import open_beneath
-from potc.graph.model import Model
+from potc.graph.model import Aside, Model, is_large
 from potc.graph.names import settle_names
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
 from potc.graph.write import LIMIT
 
+SHARED = (
+    2  # how often each byte of a data file may be used, on average, above 2 GB: a small file may stand for any number
+)
 
-def read_model(path: str) -> Model:
+
+def read_model(path: str, whole: int = LIMIT) -> Model:
     """Reads and checks a model. Only Rejected escapes, whatever the bytes are.
 
-    External data is read from below the model's own folder only, never through links out of it.
+    External data is read from below the model's own folder only, never through links out of it. ``whole``: of a model with more
+    bytes, the large initializers stay in their files (``Model.aside``), and are read when they are needed; those that are in the
+    model itself go to a temporary file.
     """
-    return accept_model(path, _parse(path, _bytes(path)))
+    return accept_model(path, _parse(path, _bytes(path)), whole)
 
 
-def accept_model(path: str, proto: onnx.ModelProto) -> Model:
+def accept_model(path: str, proto: onnx.ModelProto, whole: int = LIMIT) -> Model:
     """Checks a model in memory as ``read_model`` does, and takes it over: ``proto`` may be changed. ``path`` is what
     messages call it."""
     if not proto.HasField("graph") or not proto.graph.node:
@@ -45,14 +54,16 @@ def accept_model(path: str, proto: onnx.ModelProto) -> Model:
     order = sorted_positions(proto.graph)
     if order != list(range(len(order))):
         reorder(proto.graph, order)
-    files = (path, *_load_external(path, proto))
+    files, aside = _load_external(path, proto, whole)
     _check(path, proto)
     _refuse_nan(path, proto.graph)
     proto = _without_functions(path, proto)
     _settle_constants(proto)
     settle_names(proto.graph)
     _open_negative_dimensions(proto.graph)
-    return Model(path, proto, files)
+    if aside is None and proto.ByteSize() > whole:
+        return Model(path, proto, (path, *files), aside=Aside((), Scratch())).with_proto(proto)
+    return Model(path, proto, (path, *files), aside=aside)
 
 
 def _bytes(path: str) -> bytes:
@@ -147,49 +158,92 @@ def _refuse_dangling(path: str, graph: onnx.GraphProto) -> None:
                 )
 
 
-def _load_external(path: str, proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Puts external data into the model; returns the files it came from."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the numbers of an external tensor are: ``location`` below the model's folder, as the model spells it, of ``size``
+    bytes."""
+
+    tensor: TensorProto
+    location: str
+    size: int
+    offset: int
+    length: int
+
+
+def _load_external(path: str, proto: onnx.ModelProto, whole: int) -> tuple[tuple[str, ...], Aside | None]:
+    """Puts external data into the model; returns the files it came from. Of more than ``whole`` bytes, large initializers are
+    set aside instead, and keep their files open."""
     folder = Path(path).parent
-    files: dict[str, None] = {}
-    total = proto.ByteSize()
-    for tensor in _tensors(proto):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        location = entries.get("location", "")
-        file = _contained(path, folder, location, tensor.name)
-        size = file.stat().st_size
+    places = [_place(path, folder, t) for t in _tensors(proto) if t.data_location == TensorProto.EXTERNAL]
+    total = proto.ByteSize() + sum(p.length for p in places)
+    apart = _movable(proto) if total > whole else set[int]()
+    if total > LIMIT and total > SHARED * sum({p.location: p.size for p in places}.values()):
+        message = f"{path} makes weights of {total:,} bytes of files that have far fewer: tensors share them"
+        raise reject("too-large", message, help="store shared weights once")
+    total -= sum(p.length for p in places if id(p.tensor) in apart)
+    if total > LIMIT:  # before it is read
+        message = f"{path} has {total:,} bytes beside the large initializers of its main graph; one message holds at most {LIMIT:,}"
+        raise reject("too-large", message, help="compile it in parts")
+    sources: dict[str, Source] = {}
+    for place in places:
+        tensor, location = place.tensor, place.location
         try:
-            offset = int(entries.get("offset", 0))
-            length = int(entries.get("length", size - offset))
-        except ValueError as error:
-            raise reject(
-                "invalid-model",
-                f"`{_shown(tensor.name)}` has an external offset or length that is no number",
-                node=tensor.name,
-            ) from error
-        if offset < 0 or length < 0 or offset + length > size:
-            message = f"`{_shown(tensor.name)}` wants bytes {offset} to {offset + length} of {_shown(location)}, which has {size}"
-            raise reject("invalid-model", message, node=tensor.name)
-        total += length
-        if (
-            total > LIMIT
-        ):  # before it is read: tensors may share their bytes, and a small file stand for any number of them
-            message = (
-                f"{path} has weights of more than {LIMIT:,} bytes in external data; potc holds a model in one piece"
-            )
-            raise reject("too-large", message, help="compile it in parts")
-        try:
-            with open_beneath(folder, location) as stream:
-                stream.seek(offset)
-                tensor.raw_data = stream.read(length)
+            if location not in sources:
+                sources[location] = Source(open_beneath(folder, location))
+            source = sources[location]
+            if place.offset + place.length > source.size:
+                raise OSError(0, "it has become shorter")
+            if id(tensor) in apart:
+                _refuse_wrong_length(path, place)
+                source.refer(tensor, place.offset, place.length)
+                continue
+            tensor.raw_data = bytes(source.read(place.offset, place.length))
         except OSError as error:  # exchanged since it was looked at
             message = f"external data {_shown(location)!r} of `{_shown(tensor.name)}` in {path} can't be opened: {error.strerror}"
             raise reject("external-data-outside", message, node=tensor.name) from error
         del tensor.external_data[:]
         tensor.ClearField("data_location")
-        files[os.path.join(os.path.dirname(path), location)] = None
-    return tuple(files)
+    files = tuple(os.path.join(os.path.dirname(path), location) for location in sources)
+    return files, Aside(tuple(sources.values()), Scratch()) if apart else None
+
+
+def _movable(proto: onnx.ModelProto) -> set[int]:
+    """Identities of the initializers that may be set aside: large, of the main graph, and of no use as defaults of inputs."""
+    fed = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set[str]()
+    return {
+        id(t)
+        for t in proto.graph.initializer
+        if t.data_location == TensorProto.EXTERNAL and is_large(t) and t.name not in fed and t.data_type in DTYPES
+    }
+
+
+def _place(path: str, folder: Path, tensor: TensorProto) -> _Place:
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    size = _contained(path, folder, location, tensor.name).stat().st_size
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", size - offset))
+    except ValueError as error:
+        message = f"`{_shown(tensor.name)}` has an external offset or length that is no number"
+        raise reject("invalid-model", message, node=tensor.name) from error
+    if offset < 0 or length < 0 or offset + length > size:
+        message = (
+            f"`{_shown(tensor.name)}` wants bytes {offset} to {offset + length} of {_shown(location)}, which has {size}"
+        )
+        raise reject("invalid-model", message, node=tensor.name)
+    return _Place(tensor, location, size, offset, length)
+
+
+def _refuse_wrong_length(path: str, place: _Place) -> None:
+    """What the checker would say of a tensor whose numbers it sees."""
+    tensor = place.tensor
+    wanted = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if place.length != wanted:
+        message = (
+            f"`{_shown(tensor.name)}` in {path} has {place.length} bytes of external data; its shape asks for {wanted}"
+        )
+        raise reject("invalid-model", message, node=tensor.name)
 
 
 def _contained(path: str, folder: Path, location: str, tensor: str) -> Path:
@@ -255,7 +309,7 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 def _check(path: str, proto: onnx.ModelProto) -> None:
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(without_numbers(proto), full_check=True)
     except Rejected:
         raise
     except Exception as error:  # the checker raises several unrelated types, protobuf's among them
@@ -291,7 +345,7 @@ def _refuse_nan(path: str, graph: onnx.GraphProto) -> None:
         if DTYPES.get(tensor.data_type) not in FLOATS:
             continue
         try:
-            values = numpy_helper.to_array(tensor)
+            values = array_of(tensor)
         except (ValueError, TypeError) as error:  # the checker does not count the elements of every type
             message = f"`{_shown(tensor.name)}` in {path} has other numbers than its shape asks for: {error}"
             raise reject("invalid-model", message, node=tensor.name) from error

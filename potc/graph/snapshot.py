@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
+
+from potc.execute.aside import array_of, is_aside
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -78,10 +80,12 @@ class Snapshot:
         return self.dtypes[tensor] in FLOATS
 
     def value(self, tensor: int) -> np.ndarray:
-        """The numbers of a constant tensor. Raises KeyError for any other."""
+        """The numbers of a constant tensor; not kept where they are set aside. Raises KeyError for any other."""
         found = self._values.get(tensor)
         if found is None:
-            found = self._values[tensor] = numpy_helper.to_array(self.initializers[tensor])
+            found = array_of(self.initializers[tensor])
+            if not is_aside(self.initializers[tensor]):
+                self._values[tensor] = found
         return found
 
     def has_one_reader(self, tensor: int) -> bool:

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
+from potc.execute.aside import array_of
 from potc.graph.model import Model
 from potc.graph.names import all_graphs, fresh, names_in
 from potc.graph.prepare import infer_shapes
-from potc.graph.read import read_model
+from potc.graph.read import LIMIT, read_model
 
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
 # Attributes that hold an element type, in all operators that ONNX has.
@@ -24,9 +25,9 @@ ELEMENT_TYPES = frozenset(
 )
 
 
-def read_runnable(path: str) -> Model:
+def read_runnable(path: str, whole: int = LIMIT) -> Model:
     """``read_model``, widened: what onnxruntime can run and numpy can feed. Raises Rejected."""
-    return widened(read_model(path))
+    return widened(read_model(path, whole))
 
 
 def widened(model: Model) -> Model:
@@ -91,7 +92,7 @@ def _has_any(proto: onnx.ModelProto) -> bool:
 def _widen(graph: GraphProto) -> None:
     for tensor in _tensors(graph):
         if tensor.data_type == NARROW:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
+            values = array_of(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for kind in _types(graph):
         if _is_narrow(kind):

@@ -13,15 +13,25 @@ from pathlib import Path
 import onnx
 
 from potc.diagnostics.diagnostic import Rejected, reject
+from potc.graph.whole import Content, whole_bytes
 
 LIMIT = 2**31 - 1  # protobuf's own
 
 
 def serialize(proto: onnx.ModelProto) -> bytes:
-    """The model in one piece; equal models give equal bytes. Raises Rejected(too-large) above 2 GB."""
+    """The model in one piece, but for what it sets aside; equal models give equal bytes. Raises Rejected(too-large) above 2 GB."""
     if proto.ByteSize() > LIMIT:
         raise reject("too-large", f"the model would have {proto.ByteSize():,} bytes; one file holds at most {LIMIT:,}")
     return proto.SerializeToString(deterministic=True)
+
+
+def one_file(model: bytes) -> Content:
+    """A serialized model with all numbers inside. Raises Rejected(too-large) above 2 GB."""
+    content = whole_bytes(model)
+    if content.size > LIMIT:
+        message = f"the model would have {content.size:,} bytes; one file holds at most {LIMIT:,}"
+        raise reject("too-large", message, help="write its weights beside it: --external-data")
+    return content
 
 
 def write_atomic(path: str, data: bytes) -> bool:
@@ -29,7 +39,7 @@ def write_atomic(path: str, data: bytes) -> bool:
     return bool(write_all({path: data}))
 
 
-def write_all(files: Mapping[str, bytes]) -> tuple[str, ...]:
+def write_all(files: Mapping[str, bytes | Content]) -> tuple[str, ...]:
     """Puts all files in their places or none: each is written beside its place and synced, then all are renamed in order.
 
     A file that holds the same bytes keeps its time stamp, so that builds stop there; returns the others. Raises
@@ -40,7 +50,8 @@ def write_all(files: Mapping[str, bytes]) -> tuple[str, ...]:
     for path in files:
         _sweep(Path(path))
     with ExitStack() as stack:
-        staged = {path: _stage(path, data, stack) for path, data in files.items() if not _holds(path, data)}
+        contents = {p: Content((d,)) if isinstance(d, bytes) else d for p, d in files.items()}
+        staged = {path: _stage(path, data, stack) for path, data in contents.items() if not _holds(path, data)}
         copies, undo = stack.enter_context(ExitStack()), stack.enter_context(ExitStack())
         for path, temporary in staged.items():
             try:
@@ -91,15 +102,18 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _holds(path: str, data: bytes) -> bool:
+def _holds(path: str, data: Content) -> bool:
     target = Path(path)
     try:
-        return target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data
+        if not target.is_file() or target.stat().st_size != data.size:
+            return False
+        with target.open("rb") as file:
+            return all(file.read(len(block)) == block for block in data.blocks())
     except OSError:
         return False
 
 
-def _stage(path: str, data: bytes, stack: ExitStack) -> Path:
+def _stage(path: str, data: Content, stack: ExitStack) -> Path:
     """A synced temporary file beside ``path``; ``stack`` removes it unless it was renamed."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
@@ -110,7 +124,8 @@ def _stage(path: str, data: bytes, stack: ExitStack) -> Path:
             stack.callback(temporary.unlink, missing_ok=True)
             if target.exists():  # a file that is replaced keeps its mode
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            file.write(data)
+            for block in data.blocks():
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

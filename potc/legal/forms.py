@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from potc.execute.aside import array_of
 from potc.graph.ask import ask_types
 from potc.graph.model import Model
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
@@ -134,7 +135,7 @@ class _Stripping:
             return False
         value = self.values.get(node.input[0])
         if value is not None:
-            reals = numpy_helper.to_array(value).astype(np.float64)
+            reals = array_of(value).astype(np.float64)
             codes = _quantized(reals, numbers)
             stored = Stored(
                 numbers.storage, numbers.scale, numbers.zero_point, numbers.axis, numbers.block, codes, node.name
@@ -158,7 +159,7 @@ class _Stripping:
             return True
         if before is not None and before.stored is not None and before.stored.codes is not None:
             return self._constant(output, before.stored)
-        codes = None if value is None else numpy_helper.to_array(value).astype(np.int64)
+        codes = None if value is None else array_of(value).astype(np.int64)
         numbers = self._numbers(node, codes, None if value is None else value.data_type)
         if numbers is None:
             return False
@@ -190,10 +191,10 @@ class _Stripping:
             kind = zero.data_type
         elif kind is None:
             kind = int(given.get("output_dtype") or TensorProto.UINT8)
-        scales = numpy_helper.to_array(scale).astype(np.float64)
+        scales = array_of(scale).astype(np.float64)
         zeros = np.zeros(scales.shape, np.int64)
         if zero is not None:
-            zeros = numpy_helper.to_array(zero).astype(np.float64).astype(np.int64)
+            zeros = array_of(zero).astype(np.float64).astype(np.int64)
         axis = None if scales.size == 1 else int(given.get("axis", 1))
         if axis is not None and codes is not None:
             axis %= codes.ndim

@@ -16,6 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from potc.diagnostics.diagnostic import reject
+from potc.execute.aside import array_of
 from potc.graph.names import fresh, names_in
 from potc.graph.snapshot import outer_reads
 
@@ -157,14 +158,14 @@ class _Graph:
         return makers if makers and makers[0].input[0] in computed and not hidden else []
 
     def _value(self, name: str) -> bytes:
-        return numpy_helper.to_array(self._stored[name]).tobytes() if name in self._stored else name.encode()
+        return array_of(self._stored[name]).tobytes() if name in self._stored else name.encode()
 
     def numbers(self, direction: str, name: str, nodes: list[NodeProto]) -> Border | None:
         """None where scales are several, or computed, or the storage is no whole byte."""
         stored = [self._stored.get(i) for i in nodes[0].input[1:]]
         if len(stored) != 2 or stored[0] is None or stored[1] is None:
             return None
-        scale, zero_point = (numpy_helper.to_array(t) for t in stored if t is not None)
+        scale, zero_point = (array_of(t) for t in stored if t is not None)
         storage = next((word for word, kind in STORAGES.items() if kind == stored[1].data_type), None)
         if scale.size != 1 or storage is None:
             return None

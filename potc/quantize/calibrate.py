@@ -8,7 +8,8 @@ docs/decisions/0004-observing.md.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -62,12 +63,27 @@ def calibrate(
     """
     if not plan.observed:
         return Ranges({}, model=fingerprint(model), generated=dataset.generated)
-    observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()))
+    return replace(watch(model, plan, dataset, progress, settings, first), model=fingerprint(model))
+
+
+def watch(
+    model: Model,
+    plan: Plan,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+    settings: RangeSettings | None = None,
+    first: int = 0,
+    keep: Callable[[Mapping[str, Any]], None] | None = None,
+    known: Collection[str] = (),
+) -> Ranges:
+    """The same without the model's fingerprint, and for a part of a model. ``keep`` gets all outputs of each sample, by name;
+    ``known``: tensors that another part tells of."""
+    observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()), None, keep, known)
     total = len(dataset)
     for index, (feed, results) in enumerate(observer.run(dataset, first)):
         observer.add(first + index, feed, results)
         progress(index + 1, total)
-    return observer.ranges(fingerprint(model), dataset.generated)
+    return observer.ranges("", dataset.generated)
 
 
 def wanted_ranges(model: Model, plan: Plan, settings: RangeSettings) -> Ranges:
@@ -89,9 +105,17 @@ class _Observer:
     A body is run on its own, with what the graph around it gives it, as often as the graph runs it. One run is one sample.
     """
 
-    def __init__(self, model: Model, plan: Plan, needs: Needs, body: Body | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        needs: Needs,
+        body: Body | None = None,
+        keep: Callable[[Mapping[str, Any]], None] | None = None,
+        known: Collection[str] = (),
+    ) -> None:
         self._model, self.key = model, "" if body is None else body.key
-        own = _tensors_of(model.proto.graph)
+        own = _tensors_of(model.proto.graph).difference(known)
         if body is not None:  # what belongs to another graph is observed there
             own.difference_update(body.captured, body.constants)
         self._tensors = tuple(t for t in plan.observed if t in own)
@@ -102,7 +126,9 @@ class _Observer:
         windowed = {c.tensor for c in self._windows.values()}
         self._fetched = tuple(sorted({*windowed, *(t for t in needs.fetched if t in own)}))
         self._quantiles = needs.quantiles
-        self._ends = [o.name for o in model.proto.graph.output if body is not None or _is_float(o)]
+        self._keep = keep
+        whole = body is not None or keep is not None
+        self._ends = [o.name for o in model.proto.graph.output if whole or _is_float(o)]
         self._rectified = frozenset(t for t in plan.rectified if t in own)
         self._scalars = reductions(model.proto, self._tensors, self._rectified)
         means = list(mean_outputs(model.proto, len(self._channels)))
@@ -150,6 +176,8 @@ class _Observer:
             if values.size:
                 self._fetch(tensor, values)
         ends = {n: next(rest) for n in self._ends}
+        if self._keep is not None:
+            self._keep(ends)
         if not self.key:
             self._seen = merge_seen(self._seen, see(feed, {n: np.asarray(a) for n, a in ends.items()}))
         self._inner.drive({**feed, **dict(zip(self._inner.reads, rest, strict=True))}, partial(self._run_body, index))

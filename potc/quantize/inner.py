@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
+from potc.execute.aside import array_of
 from potc.graph.bodies import Body, bodies_of
 from potc.graph.control import is_known, needed_inputs, run_bodies
 from potc.graph.model import Model
@@ -38,7 +39,7 @@ class InnerRuns:
         names += [name for body in self._bodies.values() for name in body.captured]
         given = {i.name for i in graph.input}
         wanted = set(names)
-        self._stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
+        self._stored = {t.name: array_of(t) for t in graph.initializer if t.name in wanted}
         self.reads = tuple(dict.fromkeys(n for n in names if n not in given and n not in self._stored))
 
     @property

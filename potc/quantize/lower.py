@@ -11,6 +11,7 @@ makes becomes ``t/float``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from potc.graph.bodies import Body, bodies_of, with_bodies
 from potc.graph.envelope import through_graphsurgeon
-from potc.graph.model import Model
+from potc.graph.model import Aside, Model, is_large
 from potc.graph.names import all_nodes, fresh, names_in
 from potc.quantize.numbers import QuantParams
 from potc.quantize.params import Params
@@ -69,7 +70,7 @@ def _lower(
     ]
     proto = with_bodies(model, changed).proto
     inputs = {i.name: i for i in proto.graph.input if i.name not in outer}
-    return through_graphsurgeon(proto, _Editor(plan, params, names, inputs).edit)
+    return through_graphsurgeon(proto, _Editor(plan, params, names, inputs, model.aside).edit)
 
 
 def _other_float(tensor: gs.Tensor) -> Any:
@@ -78,16 +79,32 @@ def _other_float(tensor: gs.Tensor) -> Any:
     return None if tensor.dtype is None or tensor.dtype in (np.float32, TensorProto.FLOAT) else tensor.dtype
 
 
-def _constant(name: str, values: np.ndarray) -> gs.Constant:
-    """A constant of any storage: onnx packs what is smaller than a byte, graphsurgeon would not."""
-    return gs.Constant(name, LazyValues(numpy_helper.from_array(values, name)))
+def _constant(name: str, values: np.ndarray, aside: Aside | None = None) -> gs.Constant:
+    """A constant of any storage: onnx packs what is smaller than a byte, graphsurgeon would not. ``aside``: where large ones
+    go."""
+    tensor = numpy_helper.from_array(values, name)
+    if aside is not None and is_large(tensor):
+        aside.scratch.take(tensor)
+    return gs.Constant(name, LazyValues(tensor))
+
+
+def _digest(codes: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(codes).reshape(-1).view(np.uint8).data, digest_size=16).digest()
 
 
 class _Editor:
     """Edits one graph: of the plan, it takes what belongs to the graph's own nodes and tensors."""
 
-    def __init__(self, plan: Plan, params: Params, names: set[str], inputs: Mapping[str, ValueInfoProto]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        params: Params,
+        names: set[str],
+        inputs: Mapping[str, ValueInfoProto],
+        aside: Aside | None = None,
+    ) -> None:
         self._plan = plan
+        self._aside = aside
         self._params = params
         self._names = names
         self._inputs = inputs  # of the graph itself; those with a stored value are constants to graphsurgeon
@@ -140,14 +157,16 @@ class _Editor:
         params, codes = self._params.constants[index], self._params.codes[index]
         key = (
             constant.tensor,
-            b"|".join((codes.tobytes(), np.asarray(params.scale).tobytes(), f"{params.axis} {params.block}".encode())),
+            b"|".join((_digest(codes), np.asarray(params.scale).tobytes(), f"{params.axis} {params.block}".encode())),
         )
         output = self._stored.get(key)
         if output is None:
             old = node.inputs[constant.port]
             kind = _other_float(old)
             stored = _constant(
-                self._fresh(f"{constant.tensor}/codes"), np.asarray(codes, STORAGE[params.qtype.storage])
+                self._fresh(f"{constant.tensor}/codes"),
+                np.asarray(codes, STORAGE[params.qtype.storage]),
+                self._aside,
             )
             output = gs.Variable(self._fresh(f"{constant.tensor}/dequantized"), old.dtype, old.shape)
             real = self._before_cast(graph, constant.tensor, output, kind)

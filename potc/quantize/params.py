@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from potc.diagnostics.diagnostic import reject
+from potc.execute.aside import Scratch, Shelf
 from potc.language.program import Granularity
 from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import spread
@@ -46,7 +47,7 @@ class Params:
 
     activations: tuple[QuantParams, ...]
     constants: tuple[QuantParams, ...]
-    codes: tuple[np.ndarray, ...]
+    codes: Sequence[np.ndarray]
     activation_reasons: tuple[str, ...]
     constant_reasons: tuple[str, ...]
     narrowing: Mapping[int, Narrowing] = field(default_factory=dict)
@@ -60,9 +61,11 @@ def solve_params(
     weights: Mapping[str, np.ndarray],
     tuning: Tuning,
     moments: SecondMoments | None = None,
+    scratch: Scratch | None = None,
 ) -> Params:
     """Solves every quantizer of the plan. ``weights``: float values of each constant that the plan names, by tensor.
-    ``moments``: of what weights multiply, which the rounding "gptq" needs; what has none is leveled.
+    ``moments``: of what weights multiply, which the rounding "gptq" needs; what has none is leveled. ``scratch``: where codes
+    are kept, if not in memory; then weights are asked for again each time that they are needed.
 
     Raises Rejected where no allowed type is legal for what was measured, where a bias fits no scale, and where a weight
     that could saturate an accumulator has a fixed scale; KeyError where ``ranges`` or ``weights`` lack a tensor.
@@ -76,17 +79,18 @@ def solve_params(
     # A network that is written out step by step reads one weight everywhere: solved once.
     alike: dict[ConstantQuantizer, _Constant] = {}
     for constant in plan.constants:
-        values = np.asarray(weights[constant.tensor])
         if constant.factors:
-            found.append(_derived(constant, values, activations, found))
+            found.append(_derived(constant, weights, activations, found))
             continue
         key = replace(constant, node="", port=0, origins=())
         if key not in alike:
-            alike[key] = _constant(constant if tuning.narrow else _unbounded(constant), values, tuning.ranges)
+            alike[key] = _constant(constant if tuning.narrow else _unbounded(constant), weights, tuning.ranges)
         found.append(replace(alike[key], constant=constant))
     if not tuning.narrow:
         found = [replace(c, constant=_unbounded(c.constant)) for c in found]
-    codes = [_codes(i, c, tuning.rounding.method, moments) for i, c in enumerate(found)]
+    codes = list[np.ndarray]() if scratch is None else Shelf(scratch)
+    for i, solved in enumerate(found):
+        codes.append(_codes(i, solved, tuning.rounding.method, moments))
     shifts: dict[int, np.ndarray] = {}
     if tuning.bias.method != "none":
         for correction in plan.corrections:
@@ -97,7 +101,7 @@ def solve_params(
     return Params(
         tuple(activations),
         tuple(c.params for c in found),
-        tuple(codes),
+        tuple(codes) if isinstance(codes, list) else codes,
         tuple(activation_reasons),
         tuple(c.reason for c in found),
         narrowing,
@@ -114,10 +118,14 @@ class _Constant:
     """A constant while it is being solved: a bias may still raise its scales."""
 
     constant: ConstantQuantizer
-    values: np.ndarray
+    weights: Mapping[str, np.ndarray]  # of all constants; who asks twice may get it read twice
     params: QuantParams
     reason: str
     narrowing: Narrowing | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        return np.asarray(self.weights[self.constant.tensor])
 
 
 def _unbounded(constant: ConstantQuantizer) -> ConstantQuantizer:
@@ -125,7 +133,8 @@ def _unbounded(constant: ConstantQuantizer) -> ConstantQuantizer:
     return replace(constant, lanes=tuple(lane for lane in constant.lanes if lane.lanes == 1))
 
 
-def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSettings) -> _Constant:
+def _constant(constant: ConstantQuantizer, weights: Mapping[str, np.ndarray], settings: RangeSettings) -> _Constant:
+    values = np.asarray(weights[constant.tensor])
     if not np.isfinite(values).all():
         raise reject(
             "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
@@ -152,7 +161,7 @@ def _constant(constant: ConstantQuantizer, values: np.ndarray, settings: RangeSe
     low, high = constant_range(values, qtype, axis, block, settings)
     scale, zero_point = range_params(low, high, qtype)
     params = QuantParams(qtype, scale, zero_point, axis, block)
-    return _narrowed(_Constant(constant, values, params, which(qtype, types, settings.preset)))
+    return _narrowed(_Constant(constant, weights, params, which(qtype, types, settings.preset)))
 
 
 def _narrowed(solved: _Constant) -> _Constant:
@@ -183,7 +192,10 @@ def _narrowed(solved: _Constant) -> _Constant:
 
 
 def _derived(
-    constant: ConstantQuantizer, values: np.ndarray, activations: Sequence[QuantParams], found: Sequence[_Constant]
+    constant: ConstantQuantizer,
+    weights: Mapping[str, np.ndarray],
+    activations: Sequence[QuantParams],
+    found: Sequence[_Constant],
 ) -> _Constant:
     """A bias: its scale is the product of its factors' scales.
 
@@ -191,6 +203,7 @@ def _derived(
     scale of that channel's weights is raised until it fits. Larger scales never make codes larger, so what ``narrow``
     guaranteed stays true.
     """
+    values = np.asarray(weights[constant.tensor])
     if not np.isfinite(values).all():
         raise reject(
             "non-finite-weights", f"the constant `{constant.tensor}` holds NaN or infinity", node=constant.node
@@ -236,7 +249,7 @@ def _derived(
         )
     scale = np.minimum(product, np.finfo(np.float32).max).astype(np.float32)
     zero_point = np.zeros(scale.shape, storage_dtype(qtype.storage))
-    return _Constant(constant, values, QuantParams(qtype, scale, zero_point, axis), reason)
+    return _Constant(constant, weights, QuantParams(qtype, scale, zero_point, axis), reason)
 
 
 def _bias_axis(constant: ConstantQuantizer, values: np.ndarray, channels: int) -> int:
@@ -292,7 +305,7 @@ def _codes(index: int, solved: _Constant, method: str, moments: SecondMoments | 
 
 
 def _correct(
-    correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray]
+    correction: Correction, ranges: Ranges, found: Sequence[_Constant], codes: list[np.ndarray] | Shelf
 ) -> np.ndarray | None:
     """Codes of a bias that also carries the mean of its kernel's rounding error. Returns what was added."""
     mean = ranges.means.get(correction.seen, ChannelMean()).mean

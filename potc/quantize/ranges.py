@@ -11,6 +11,7 @@ from typing import TypeVar
 from potc.data.limits import read_table
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
+from potc.graph.whole import whole_model
 from potc.quantize.observe import ChannelMean, merge_means
 from potc.quantize.seen import Seen, merge_seen
 from potc.quantize.statistic import Statistic, decoded, encoded, merge
@@ -128,7 +129,10 @@ def read_ranges(path: str) -> Ranges:
 
 def fingerprint(model: Model) -> str:
     """SHA-256 of a prepared model: its graph and its weights, whatever its file is called."""
-    return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256()
+    for block in whole_model(model.proto).blocks():
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def check_fit(ranges: Ranges, wanted: Ranges, name: str) -> None:

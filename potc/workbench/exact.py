@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from potc.execute.aside import array_of
 from potc.graph.snapshot import DTYPES
 from potc.language.program import LARGEST_FLOAT, storage_limits
 
@@ -98,7 +99,7 @@ class Exact:
         self._grids: dict[int, Grid] = {}
         stored = {t.name: t for t in model.graph.initializer}
         for name, tensor in stored.items():
-            self._constants[name] = _wide(numpy_helper.to_array(tensor))
+            self._constants[name] = _wide(array_of(tensor))
         self._evaluators: list[Callable[[Sequence[np.ndarray | None]], Sequence[Any]] | None] = []
         for k, node in enumerate(self._nodes):
             if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
@@ -175,14 +176,14 @@ def _grid(node: NodeProto, stored: Mapping[str, onnx.TensorProto]) -> Grid:
     names = list(node.input[1:])
     if any(name and name not in stored for name in names):
         raise NotComputable(f"a scale of {node.name} is not a constant")
-    scale = numpy_helper.to_array(stored[names[0]]).astype(np.float64)
+    scale = array_of(stored[names[0]]).astype(np.float64)
     if len(names) < 2 or not names[1]:
         raise NotComputable(f"{node.name} has no zero point")
     zero = stored[names[1]]
     storage = _SMALL.get(zero.data_type) or DTYPES[zero.data_type]
     if storage in LARGEST_FLOAT:
         raise NotComputable("floats of 8 bits are rounded to a grid of their own")
-    return Grid(scale, numpy_helper.to_array(zero).astype(np.int64), storage)
+    return Grid(scale, array_of(zero).astype(np.int64), storage)
 
 
 def _against(grid: Grid, source: np.ndarray, node: NodeProto) -> Grid:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
+from potc.execute.aside import array_of
 from potc.graph.snapshot import DTYPES, operator
 from potc.quantize.provenance import DEVICE, DIGEST, KERNEL, PLACE, REWRITE, RULE, TENSOR, VERSION
 
@@ -182,7 +183,7 @@ class _Reading:
         """The tensor behind a name, with the format that it went through last."""
         stored = self._stored.get(name)
         if stored is not None:
-            return Value(name, True, None, "", lambda: numpy_helper.to_array(stored))
+            return Value(name, True, None, "", lambda: array_of(stored))
         node = self._maker.get(name)
         if node is None or node.op_type != INSERTED[1]:
             return Value(self._raw.get(name, name), False)
@@ -192,7 +193,7 @@ class _Reading:
         if codes is not None:
             tensor = props.get(TENSOR) or _common(node.input[0], name)
             form = self._format(node, codes.data_type)
-            return Value(tensor, True, form, rule, lambda: numpy_helper.to_array(codes))
+            return Value(tensor, True, form, rule, lambda: array_of(codes))
         quantize = self._maker.get(node.input[0])
         if quantize is None or quantize.op_type != INSERTED[0]:
             return Value(name, False)
@@ -218,7 +219,7 @@ class _Reading:
 
     def _numbers(self, name: str) -> np.ndarray | None:
         stored = self._stored.get(name)
-        return None if stored is None else numpy_helper.to_array(stored)
+        return None if stored is None else array_of(stored)
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "digits" / "model.onnx"
 
 def test_apart_and_together_again(tmp_path: Path) -> None:
     model, place, data = take_apart(SAMPLE.read_bytes(), str(tmp_path / "m.onnx"))
-    Path(place).write_bytes(data)
+    Path(place).write_bytes(b"".join(data.blocks()))
     (tmp_path / "m.onnx").write_bytes(model)
     assert len(model) < len(SAMPLE.read_bytes()) / 2
     read = read_model(str(tmp_path / "m.onnx"))
@@ -108,5 +108,5 @@ def test_small_constants_stay_inside() -> None:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])
     model = helper.make_model(helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [tensor]))
     apart, _, data = take_apart(model.SerializeToString(), "m.onnx")
-    assert data == b""
+    assert data.size == 0
     assert apart == model.SerializeToString(deterministic=True)

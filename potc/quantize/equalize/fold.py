@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from potc.execute.aside import array_of
 from potc.graph.model import Model
 from potc.graph.names import fresh
 from potc.graph.prepare import infer_shapes
@@ -104,7 +105,7 @@ class _Constants:
 
     def scaled(self, name: str, factor: np.ndarray) -> str:
         """The name of the constant with every element multiplied; products in float64."""
-        old = numpy_helper.to_array(self._old[name])
+        old = array_of(self._old[name])
         with np.errstate(over="ignore"):
             new = np.array(old.astype(np.float64) * factor, old.dtype, order="C")
         self.overflowed |= bool((np.isfinite(old) & ~np.isfinite(new)).any())

@@ -1,0 +1,151 @@
+"""``--memory``: the same plan, ranges and output to the byte as without, group by group; and what does not fit is named."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import potc
+from potc.cli.main import main
+from potc.cli.memory import bytes_of
+from potc.compiler import PROCESS, Compilation, Job, compile_model
+from potc.graph.groups import Room, Wishes, cut
+from potc.graph.whole import whole_bytes
+from potc.quantize.calibrate_in_turns import ACTIVATION, WEIGHT
+from potc.quantize.plan_file import plan_to_json
+from potc.quantize.tuning import RangeSettings, Tuning
+
+ROOT = Path(__file__).parents[1]
+DIGITS, PICTURES = ROOT / "samples/digits/model.onnx", ROOT / "samples/digits/calib.npz"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def large() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("large_model", ROOT / "benchmarks" / "large_model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["large_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def transformer(large: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Three layers of width 128, 2.4 MB, with the weights beside the model; and samples."""
+    folder = tmp_path_factory.mktemp("transformer")
+    model = large.build(folder, 3, 128, 128, 16)
+    return str(model), str(large.samples(folder / "ids.npz", 6, 128, 16))
+
+
+def numbers(done: Compilation) -> tuple[str, str, str]:
+    output = b"".join(whole_bytes(done.output).blocks())
+    return hashlib.sha256(output).hexdigest(), done.ranges.to_json(), plan_to_json(done.plan)
+
+
+def groups_of(done: Compilation, memory: int) -> int:
+    kernels = tuple(k.nodes for k in done.plan.kernels)
+    wishes = Wishes(watched=frozenset(done.plan.observed), together=kernels)
+    return len(cut(done.prepared.proto, Room(memory - PROCESS, WEIGHT, ACTIVATION), wishes))
+
+
+@pytest.mark.parametrize("estimator", ["max", "mse", "quantile"])
+def test_ranges_plan_and_output_are_equal(transformer: tuple[str, str], estimator: str) -> None:
+    model, data = transformer
+    tuning = Tuning(ranges=RangeSettings(estimator=estimator))
+    whole = compile_model(Job(model, "cpu", data, tuning=tuning))
+    for memory in (PROCESS + 2 * MIB, PROCESS + 3 * MIB, PROCESS + 1000 * MIB):
+        parted = compile_model(Job(model, "cpu", data, tuning=tuning, memory=memory))
+        assert numbers(parted) == numbers(whole)
+        assert parted.prepared.aside is not None and parted.verification.ok
+        assert parted.verification.sqnr == pytest.approx(whole.verification.sqnr, abs=0.5)
+        assert parted.share == whole.share
+    assert groups_of(whole, PROCESS + 2 * MIB) > 2
+    assert groups_of(whole, PROCESS + 1000 * MIB) == 1
+
+
+@pytest.mark.parametrize("rules", ["vpu", "weight_only", "tflite_int8"])
+def test_other_devices(rules: str, transformer: tuple[str, str]) -> None:
+    model, data = transformer
+    whole = compile_model(Job(model, rules, data))
+    parted = compile_model(Job(model, rules, data, memory=PROCESS + 2 * MIB))
+    assert numbers(parted) == numbers(whole)
+    assert parted.verification.sqnr == pytest.approx(whole.verification.sqnr, abs=0.5)
+
+
+def test_convolutions_with_weights_in_the_model() -> None:
+    whole = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), samples=20))
+    memory = PROCESS + 740_000
+    parted = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), samples=20, memory=memory))
+    assert groups_of(whole, memory) > 1
+    assert numbers(parted) == numbers(whole)
+    assert (parted.share, parted.verification.ok) == (whole.share, True)
+
+
+def test_a_layer_that_does_not_fit_is_named(transformer: tuple[str, str]) -> None:
+    model, data = transformer
+    with pytest.raises(potc.Rejected) as caught:
+        compile_model(Job(model, "cpu", data, memory=PROCESS + 100_000))
+    assert caught.value.diagnostics[0].code == "memory-too-small"
+
+
+def test_the_command_writes_a_model_that_loads(
+    transformer: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = transformer
+    out = tmp_path / "out.onnx"
+    command = ["compile", model, "--rules", "cpu", "--data", data, "--memory", "300MiB", "-o", str(out)]
+    assert main([*command, "-v"]) == 0
+    assert "layers are not accounted for" in capsys.readouterr().err + capsys.readouterr().out or out.exists()
+    assert main(["compile", model, "--rules", "cpu", "--data", data, "-o", str(tmp_path / "whole.onnx"), "-q"]) == 0
+    assert out.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert main([*command[:-1], str(tmp_path / "apart.onnx"), "--external-data", "-q"]) == 0
+    ids = np.load(data)["ids"][0]
+    a, b = (
+        ort.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"]).run(None, {"ids": ids})[0]
+        for name in ("out.onnx", "apart.onnx")
+    )
+    np.testing.assert_array_equal(a, b)
+    assert any(t.data_location for t in onnx.load(tmp_path / "apart.onnx", load_external_data=False).graph.initializer)
+
+
+def test_python(transformer: tuple[str, str], tmp_path: Path) -> None:
+    model, data = transformer
+    done = potc.compile(model, rules="cpu", data=data, memory="300MiB")
+    assert done.model == potc.compile(model, rules="cpu", data=data).model
+    assert done.report.bytes_after == len(done.model)
+    done.save(tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == done.model
+    done.save(tmp_path / "apart.onnx", external_data=True)
+    assert len(list(tmp_path.glob("apart.*.data"))) == 1
+    with pytest.raises(ValueError, match="memory does not go with equalize"):
+        potc.compile(model, rules="cpu", data=data, memory="300MiB", equalize="align")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 4 << 30), ("1.5 GB", 1_500_000_000), ("512MiB", 512 << 20), (7, 7), ("100kb", 100_000)]
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "4 G", "-1", "1e9"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        bytes_of(text)
+
+
+def test_words_that_contradict(transformer: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = transformer
+    command = ["compile", model, "--rules", "cpu", "--data", data, "--memory", "4GiB"]
+    assert main([*command, "--rounding", "gptq"]) == 2
+    assert "--memory does not go with rounding gptq" in capsys.readouterr().err
+    assert main([*command[:-1], "4 apples"]) == 2
