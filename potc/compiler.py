@@ -267,7 +267,7 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     trace.stage("lower")
     base = raise_opset(prepared, opset_for(params))
     lowered = lower(base, plan, params)
-    if tuning.bias.method == "sequential":
+    if tuning.bias.method == "sequential" and prepared.aside is None:  # it runs the whole model
         trace.stage("correct")
         signatures = matched.program.members[0].signatures
         params = corrected_in_sequence(base, plan, params, lowered, signatures, matched.samples)

@@ -324,6 +324,8 @@ def _warnings(compilation: Compilation) -> Iterator[str]:
         yield f"the model has opset {opset}, the device allows {low} to {high}: rules may misread newer operators"
     if compilation.model.bfloat16 is not None:
         yield "bfloat16 is computed in float32, inputs and outputs apart: onnxruntime's processor kernels have no bfloat16"
+    if compilation.prepared.aside is not None and compilation.job.tuning.bias.method == "sequential":
+        yield "biases are corrected as by --bias-correction fast: sequential takes the whole model in memory"
     if not compilation.plan.kernels:
         yield "nothing was quantized: no node runs on integers; `stayed_float` says why"
     if compilation.equalization is not None and compilation.equalization.refused:

@@ -21,11 +21,12 @@ from potc.graph.groups import Room, Wishes, cut
 from potc.graph.whole import whole_bytes
 from potc.quantize.calibrate_in_turns import ACTIVATION, WEIGHT
 from potc.quantize.plan_file import plan_to_json
-from potc.quantize.tuning import RangeSettings, Tuning
+from potc.quantize.tuning import BiasSettings, RangeSettings, Tuning
 
 ROOT = Path(__file__).parents[1]
 DIGITS, PICTURES = ROOT / "samples/digits/model.onnx", ROOT / "samples/digits/calib.npz"
 MIB = 1 << 20
+FAST = Tuning(bias=BiasSettings("fast"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def groups_of(done: Compilation, memory: int) -> int:
 @pytest.mark.parametrize("estimator", ["max", "mse", "quantile"])
 def test_ranges_plan_and_output_are_equal(transformer: tuple[str, str], estimator: str) -> None:
     model, data = transformer
-    tuning = Tuning(ranges=RangeSettings(estimator=estimator))
+    tuning = Tuning(ranges=RangeSettings(estimator=estimator), bias=BiasSettings("fast"))
     whole = compile_model(Job(model, "cpu", data, tuning=tuning))
     for memory in (PROCESS + 2 * MIB, PROCESS + 3 * MIB, PROCESS + 1000 * MIB):
         parted = compile_model(Job(model, "cpu", data, tuning=tuning, memory=memory))
@@ -75,16 +76,16 @@ def test_ranges_plan_and_output_are_equal(transformer: tuple[str, str], estimato
 @pytest.mark.parametrize("rules", ["vpu", "weight_only", "tflite_int8"])
 def test_other_devices(rules: str, transformer: tuple[str, str]) -> None:
     model, data = transformer
-    whole = compile_model(Job(model, rules, data))
-    parted = compile_model(Job(model, rules, data, memory=PROCESS + 2 * MIB))
+    whole = compile_model(Job(model, rules, data, tuning=FAST))
+    parted = compile_model(Job(model, rules, data, tuning=FAST, memory=PROCESS + 2 * MIB))
     assert numbers(parted) == numbers(whole)
     assert parted.verification.sqnr == pytest.approx(whole.verification.sqnr, abs=0.5)
 
 
 def test_convolutions_with_weights_in_the_model() -> None:
-    whole = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), samples=20))
+    whole = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), tuning=FAST, samples=20))
     memory = PROCESS + 740_000
-    parted = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), samples=20, memory=memory))
+    parted = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), tuning=FAST, samples=20, memory=memory))
     assert groups_of(whole, memory) > 1
     assert numbers(parted) == numbers(whole)
     assert (parted.share, parted.verification.ok) == (whole.share, True)
@@ -102,10 +103,40 @@ def test_the_command_writes_a_model_that_loads(
 ) -> None:
     model, data = transformer
     out = tmp_path / "out.onnx"
-    command = ["compile", model, "--rules", "cpu", "--data", data, "--memory", "300MiB", "-o", str(out)]
+    command = [
+        "compile",
+        model,
+        "--rules",
+        "cpu",
+        "--data",
+        data,
+        "--bias-correction",
+        "fast",
+        "--memory",
+        "300MiB",
+        "-o",
+        str(out),
+    ]
     assert main([*command, "-v"]) == 0
     assert "layers are not accounted for" in capsys.readouterr().err + capsys.readouterr().out or out.exists()
-    assert main(["compile", model, "--rules", "cpu", "--data", data, "-o", str(tmp_path / "whole.onnx"), "-q"]) == 0
+    assert (
+        main(
+            [
+                "compile",
+                model,
+                "--rules",
+                "cpu",
+                "--data",
+                data,
+                "--bias-correction",
+                "fast",
+                "-o",
+                str(tmp_path / "whole.onnx"),
+                "-q",
+            ]
+        )
+        == 0
+    )
     assert out.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
     assert main([*command[:-1], str(tmp_path / "apart.onnx"), "--external-data", "-q"]) == 0
     ids = np.load(data)["ids"][0]
@@ -120,7 +151,8 @@ def test_the_command_writes_a_model_that_loads(
 def test_python(transformer: tuple[str, str], tmp_path: Path) -> None:
     model, data = transformer
     done = potc.compile(model, rules="cpu", data=data, memory="300MiB")
-    assert done.model == potc.compile(model, rules="cpu", data=data).model
+    assert any("--bias-correction fast" in w for w in done.report.warnings)
+    assert done.model == potc.compile(model, rules="cpu", data=data, bias_correction="fast").model
     assert done.report.bytes_after == len(done.model)
     done.save(tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == done.model

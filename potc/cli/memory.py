@@ -28,7 +28,6 @@ def contradiction(job: Job, searches: bool) -> str:
         "the preset auto": job.preset == "auto",
         "equalize": job.tuning.equalize.method != "none",
         "rounding gptq": job.tuning.rounding.method == "gptq",
-        "bias correction in sequence": job.tuning.bias.method == "sequential",
         "io": bool(job.io),
     }
     found = next((word for word, asked in whole.items() if asked), "")
