@@ -14,6 +14,7 @@ from potc.data.dataset import Dataset
 from potc.data.kept import KeptSamples, some
 from potc.data.preprocessing import Preprocessing
 from potc.data.source import Annotations, open_samples
+from potc.diagnostics.diagnostic import reject
 from potc.evaluate.borders import same_behind_borders
 from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
@@ -170,6 +171,11 @@ class Matched:
     plan: Plan
     equalization: Equalization | None = None
 
+    @property
+    def real(self) -> bool:
+        """False where noise stands in for the samples that saved ranges come from: its means say nothing of theirs."""
+        return self.job.ranges is None or not self.samples.generated
+
     def after(self, ranges: Ranges) -> Matched:
         """What is left of the plan when it is known which nested graphs the samples ran."""
         parts = only_run(self.parts, ranges.runs)
@@ -261,13 +267,16 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     prepared, plan = matched.prepared, matched.plan
     moments = None
     if tuning.rounding.method == "gptq":
+        if not matched.real:
+            message = "the rounding gptq looks at what layers read, and no samples are given beside the saved ranges"
+            raise reject("no-samples", message, help="give --data, or another --rounding")
         moments = second_moments(prepared, plan, matched.program.members[0].signatures, matched.samples)
     scratch = None if prepared.aside is None else prepared.aside.scratch
     params = solve_params(plan, ranges, weights(prepared, plan), tuning, moments, scratch)
     trace.stage("lower")
     base = raise_opset(prepared, opset_for(params))
     lowered = lower(base, plan, params)
-    if tuning.bias.method == "sequential" and prepared.aside is None:  # it runs the whole model
+    if tuning.bias.method == "sequential" and matched.real and prepared.aside is None:  # it runs the whole model
         trace.stage("correct")
         signatures = matched.program.members[0].signatures
         params = corrected_in_sequence(base, plan, params, lowered, signatures, matched.samples)
@@ -293,7 +302,7 @@ def _judged(done: Quantized, steps: Mapping[str, float]) -> tuple[Verification, 
     matched, compiled = done.matched, done.compiled
     job, plan, samples, simulate = matched.job, matched.plan, matched.samples, not saturates(matched.program)
     # Noise has other ranges than the samples that saved ranges come from: how it is clipped says nothing.
-    floor_db = -math.inf if job.ranges is not None and samples.generated else DEAD_DB
+    floor_db = DEAD_DB if matched.real else -math.inf
     if matched.prepared.aside is not None:
         return verify_in_turns(matched.model, compiled, plan, samples, job.checked, floor_db, simulate, job.room, steps)
     loaded = load(compiled)
