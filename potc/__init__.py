@@ -15,19 +15,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potc.api import Compiled as Compiled
-    from potc.api import bench as bench
-    from potc.api import check as check
-    from potc.api import compile as compile
-    from potc.api import evaluate as evaluate
-    from potc.api import explain as explain
-    from potc.api import reduce as reduce
-    from potc.api import verify as verify
-    from potc.authoring import diff as diff
-    from potc.authoring import doc as doc
-    from potc.authoring import fmt as fmt
-    from potc.authoring import suite as suite
-    from potc.authoring import test as test
+    from potc.api.authors import check as check
+    from potc.api.authors import diff as diff
+    from potc.api.authors import doc as doc
+    from potc.api.authors import fmt as fmt
+    from potc.api.authors import suite as suite
+    from potc.api.authors import test as test
+    from potc.api.compile import Compiled as Compiled
+    from potc.api.compile import compile as compile
+    from potc.api.models import bench as bench
+    from potc.api.models import evaluate as evaluate
+    from potc.api.models import explain as explain
+    from potc.api.models import reduce as reduce
+    from potc.api.models import verify as verify
     from potc.data.objects import Objects as Objects
     from potc.diagnostics.diagnostic import Rejected as Rejected
     from potc.evaluate.metrics.metric import Metric as Metric
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Compiled": "potc.api",
+    "Compiled": "potc.api.compile",
     "Metric": "potc.evaluate.metrics.metric",
     "Objects": "potc.data.objects",
     "Rejected": "potc.diagnostics.diagnostic",
     "Scores": "potc.evaluate.scoring",
-    "bench": "potc.api",
-    "check": "potc.api",
-    "compile": "potc.api",
-    "diff": "potc.authoring",
-    "doc": "potc.authoring",
-    "evaluate": "potc.api",
-    "explain": "potc.api",
-    "reduce": "potc.api",
-    "fmt": "potc.authoring",
-    "suite": "potc.authoring",
-    "test": "potc.authoring",
-    "verify": "potc.api",
+    "bench": "potc.api.models",
+    "check": "potc.api.authors",
+    "compile": "potc.api.compile",
+    "diff": "potc.api.authors",
+    "doc": "potc.api.authors",
+    "evaluate": "potc.api.models",
+    "explain": "potc.api.models",
+    "reduce": "potc.api.models",
+    "fmt": "potc.api.authors",
+    "suite": "potc.api.authors",
+    "test": "potc.api.authors",
+    "verify": "potc.api.models",
 }
 __all__ = ["__version__", *_PLACES]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -22,7 +22,7 @@ ALLOWED = {
     ("data/python_file.py", "exec"): "samples and metrics that the user names as FILE.py:NAME",
     ("data/python_file.py", "compile"): "the same",
     ("__init__.py", "import_module"): "the public functions, imported when they are asked for, from a table",
-    ("evaluate/__init__.py", "import_module"): "potc.api, by a constant name",
+    ("evaluate/__init__.py", "import_module"): "potc.api.models, by a constant name",
     ("report.py", "import_module"): "three libraries by constant names, for their versions",
     ("language/tables.py", "marshal"): "the parser's tables in the user's own cache: plain data with a digest",
     ("diagnostics/render_sarif.py", "urllib.parse"): "quotes a path, opens nothing",

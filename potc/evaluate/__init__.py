@@ -16,7 +16,7 @@ class _Chapter(ModuleType):
     """Python documents such classes: "Customizing module attribute access", the data model."""
 
     def __call__(self, *arguments: Any, **words: Any) -> Any:
-        return import_module("potc.api").evaluate(*arguments, **words)
+        return import_module("potc.api.models").evaluate(*arguments, **words)
 
 
 sys.modules[__name__].__class__ = _Chapter

@@ -117,7 +117,7 @@ def test_the_words_of_the_functions_are_those_of_the_commands() -> None:
         options = {o.lstrip("-").replace("-", "_") for p in module.command.params for o in p.opts if o.startswith("--")}
         known = set(inspect.signature(getattr(import_module(potc._PLACES[name]), name)).parameters)
         if "compiling" in known:
-            known |= set(inspect.signature(import_module("potc.api").compile).parameters)
+            known |= set(inspect.signature(import_module("potc.api.compile").compile).parameters)
         assert options - known - silent == set(), name
 
 

@@ -1,12 +1,14 @@
-"""The commands for authors of rule files as functions, like those of ``potc.api``: keywords only, nothing is written or printed."""
+"""The commands for authors of rule files as functions: check, test, fmt, diff, doc, suite."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from potc.api.words import Names, Path_, names, words
+from potc.language.check import Checked, check_file
 from potc.language.files import read_source
 from potc.language.format import format_file
 from potc.language.parse import parse
@@ -14,12 +16,15 @@ from potc.language.resolve import load_rules
 from potc.workbench.diff_models import Diff, diff_models
 from potc.workbench.diff_rules import RulesDiff, diff_rules
 from potc.workbench.document_page import document_page
+from potc.workbench.proofs import find_common
 from potc.workbench.run_tests import run_tests
 from potc.workbench.suite import Kit, make_kit
 from potc.workbench.test_report import FileReport, report_on
 
-Path_ = str | os.PathLike[str]
-Names = str | Sequence[str]
+
+def check(file: Path_, *, strict: bool = False) -> Checked:
+    """``potc check``, of one file: its devices, and warnings. Raises Rejected with all errors."""
+    return check_file(os.fspath(file), find_common, strict)
 
 
 def test(
@@ -64,13 +69,3 @@ def suite(
     """``potc suite``: a conformance kit; ``Kit.files`` are paths below its folder and their bytes. Raises Rejected."""
     program = load_rules(os.fspath(rules), device=device, settings=words(set), externs=names(extern))
     return make_kit(program, seed, rule, progress)
-
-
-def words(settings: Mapping[str, Any] | None) -> dict[str, str]:
-    """Features of a device as ``--set`` has them: True is written ``true``."""
-    return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in (settings or {}).items()}
-
-
-def names(given: Names) -> tuple[str, ...]:
-    """One name is a list of one."""
-    return (given,) if isinstance(given, str) else tuple(given)
