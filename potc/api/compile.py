@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,6 +28,7 @@ from potc.quantize.tuning import BiasSettings, Border, EqualizeSettings, RangeSe
 from potc.report import Report, report
 from potc.search.compile import OpenData, compile_to_target
 from potc.search.front import search_document
+from potc.search.journal import forget_journal
 from potc.search.search import Found
 from potc.search.target import EVALUATIONS, RANKING_SAMPLES, Target
 
@@ -35,11 +36,13 @@ from potc.search.target import EVALUATIONS, RANKING_SAMPLES, Target
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A compiled model. ``report``: what was done, as ``--report`` writes it;
-    ``compilation``: all that it was made from; ``found``: what a search for ``max_drop`` tried, and whether the target is met."""
+    ``compilation``: all that it was made from; ``found``: what a search for ``max_drop`` tried, and whether the target is met;
+    ``journal``: the notes of that search, which ``save`` removes."""
 
     report: Report
     compilation: Compilation
     found: Found | None = None
+    journal: str | None = None
 
     @property
     def model(self) -> bytes:
@@ -55,6 +58,8 @@ class Compiled:
             write_all({place: weights, os.fspath(path): model})
         else:
             write_all({os.fspath(path): one_file(self.compilation.output)})
+        if self.journal is not None:
+            forget_journal(self.journal)
 
     def summary(self) -> str:
         """What the command prints."""
@@ -244,7 +249,8 @@ def _searched(
         compilation, found, _ = compile_to_target(job, target, opened, trace, executor=executor, journal=journal)
     finally:
         executor.close()
-    return _checked(compilation, report(compilation, search=search_document(found, target)), found)
+    told = report(compilation, search=search_document(found, target))
+    return replace(_checked(compilation, told, found), journal=journal)
 
 
 def _executor(workers: int | None, cluster: str | None) -> Executor:

@@ -330,6 +330,10 @@ def _compile(
         terminal.show(())
     else:
         terminal.say(summary(told, outputs.model, terminal.verbose))
+    if searched is not None and searched.journal is not None:
+        from potc.search.journal import forget_journal
+
+        forget_journal(searched.journal)
     if searched is None:
         return 0
     (terminal.say if searched.found.met else terminal.complain)("\n".join(searched.lines(outputs.model)))

@@ -21,12 +21,13 @@ FLOATS_LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What a search found, and what is said and written of it."""
+    """What a search found, and what is said and written of it. ``journal``: is of no use when all is written."""
 
     found: Found
     target: Target
     advice: str
     inputs: tuple[str, ...]
+    journal: str | None
 
     @property
     def exit_code(self) -> int:
@@ -115,4 +116,4 @@ def compile_searching(
     finally:
         executor.close()
     lines = "" if found.met else advice(found, base.plan, base.prepared.proto)
-    return compilation, Searched(found, target, lines, tuple(files))
+    return compilation, Searched(found, target, lines, tuple(files), journal)

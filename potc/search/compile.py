@@ -34,7 +34,8 @@ def compile_to_target(
     """Compiles, and gives up what costs too much accuracy. ``found.met`` says whether the target is kept.
 
     ``data``: opens the evaluation samples. ``keep``: see ``search``. ``budget``: told before any model is run how much that will
-    be at most. ``journal``: a file from which an interrupted search goes on; it is removed at the end.
+    be at most. ``journal``: a file from which an interrupted search goes on. It stays: who has
+    put the result where it belongs removes it (``forget_journal``).
     Returns the compilation, what was found, and the plan that holds all kernels. Raises Rejected as ``compile_model`` does.
     """
     trace = trace or Trace()
@@ -49,16 +50,10 @@ def compile_to_target(
         found = search(bench, trace, keep, lambda: list(_tunings(job, trace)))
         answer = bench.of(found.answer.variant)
         compilation = finish(answer, bench.ranges(answer.plan, found.tuning), found.tuning, trace)
-    except BaseException:
-        _close(notes, finished=False)
-        raise
-    _close(notes, finished=True)
+    finally:
+        if isinstance(notes, Journal):
+            notes.close()
     return compilation, found, matched
-
-
-def _close(notes: Notes, finished: bool) -> None:
-    if isinstance(notes, Journal):
-        notes.close(remove=finished)
 
 
 def _budget(bench: Bench, matched: Matched, target: Target, samples: int, notes: Notes) -> str:

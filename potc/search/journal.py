@@ -85,11 +85,13 @@ class Journal:
             raise _unwritable(self.path, error.strerror or str(error)) from error
         self._end += len(line)
 
-    def close(self, remove: bool = False) -> None:
-        """``remove``: nothing is left to resume."""
-        if remove:
-            Path(self.path).unlink(missing_ok=True)
+    def close(self) -> None:
         self._file.close()
+
+
+def forget_journal(path: str) -> None:
+    """Removes it: the result is where it belongs, and nothing is left to resume."""
+    Path(path).unlink(missing_ok=True)
 
 
 def _line(key: str, value: Any) -> bytes:

@@ -24,7 +24,7 @@ from potc.execute.tasks import Executor, InProcess
 from potc.graph.write import write_atomic
 from potc.search import bench
 from potc.search.compile import compile_to_target
-from potc.search.journal import Journal
+from potc.search.journal import Journal, forget_journal
 from potc.search.target import Target
 
 SEED = 12  # of a network with planted layers
@@ -65,6 +65,7 @@ def main(folder: Path, workers: str) -> None:
     executor.close()
     assert found.met
     write_atomic(out, compilation.compiled)
+    forget_journal(f"{out}.journal")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from planted import MAX_DROP, RULES, Planted, planted
 
+import potc
 from potc.compiler import Compilation, Job, Trace, compile_model
 from potc.data.annotated import AnnotatedDataset, Items
 from potc.data.dataset import input_specs
@@ -63,6 +64,21 @@ def test_exactly_what_must_stay_in_float_does(seed: int, tmp_path: Path) -> None
     assert found.met
     assert found.answer.variant.held == net.must
     assert found.evaluations <= TARGET.evaluations
+
+
+def test_a_journal_stays_until_the_result_is_where_it_belongs(tmp_path: Path) -> None:
+    """Else a kill in between would lose the whole search."""
+    job, data = job_of(planted(1), tmp_path)
+    journal = tmp_path / "search.journal"
+    compile_to_target(job, TARGET, lambda _: data, journal=str(journal))
+    assert journal.exists()
+    labelled = [(row, 0) for row in planted(1).inputs[:20]]
+    done = potc.compile(
+        job.model, rules=job.rules, data=job.data, max_drop="1", eval_data=labelled, journal=tmp_path / "mine.journal"
+    )
+    assert done.found is not None and (tmp_path / "mine.journal").exists()
+    done.save(tmp_path / "out.onnx")
+    assert not (tmp_path / "mine.journal").exists()
 
 
 def digits(rules: str, folder: Path) -> tuple[Job, AnnotatedDataset]:
