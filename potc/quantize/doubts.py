@@ -37,7 +37,7 @@ FIRST = 3  # tensors that are looked at behind the inputs
 
 def doubts(plan: Plan, ranges: Ranges, params: Params) -> Iterator[str]:
     """Sentences without a final period. ``params``: what became of the ranges."""
-    statistics = {t: ranges.by_tensor[t] for t in plan.observed if t in ranges.by_tensor}
+    statistics = {t: ranges.by_tensor[t] for t in plan.stored if t in ranges.by_tensor}
     samples = max((s.samples for s in statistics.values()), default=0)
     unseen = [t for t, s in statistics.items() if not s.samples]
     if unseen:

@@ -18,6 +18,7 @@ from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import spread
 from potc.quantize.constant_range import constant_range, limits
 from potc.quantize.correct import mean_output
+from potc.quantize.estimators import aggregate
 from potc.quantize.level import level
 from potc.quantize.moments import SecondMoments
 from potc.quantize.narrow import Narrowing, narrow
@@ -27,6 +28,7 @@ from potc.quantize.plan import ConstantQuantizer, Correction, Plan
 from potc.quantize.ranges import Ranges
 from potc.quantize.round import second_order
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
+from potc.quantize.statistic import MAX, MIN
 from potc.quantize.tuning import RangeSettings, Tuning
 
 ACTIVATION_SPAN = 255  # kernels that add into narrow lanes read 8-bit activations, shifted to start at 0
@@ -80,7 +82,7 @@ def solve_params(
     alike: dict[ConstantQuantizer, _Constant] = {}
     for constant in plan.constants:
         if constant.factors:
-            found.append(_derived(constant, weights, activations, found))
+            found.append(_derived(constant, weights, activations, found, _peak(constant, ranges)))
             continue
         key = replace(constant, node="", port=0, origins=())
         if key not in alike:
@@ -196,12 +198,13 @@ def _derived(
     weights: Mapping[str, np.ndarray],
     activations: Sequence[QuantParams],
     found: Sequence[_Constant],
+    peak: float = 0.0,
 ) -> _Constant:
     """A bias: its scale is the product of its factors' scales.
 
-    Where that product is too small for the bias to fit into half of the storage, or below float32's normal numbers, the
-    scale of that channel's weights is raised until it fits. Larger scales never make codes larger, so what ``narrow``
-    guaranteed stays true.
+    Where that product is too small for the bias to fit into half of the storage, for sums of magnitude ``peak`` to fit into
+    all of it, or below float32's normal numbers, the scale of that channel's weights is raised until it fits. Larger scales
+    never make codes larger, so what ``narrow`` guaranteed stays true.
     """
     values = np.asarray(weights[constant.tensor])
     if not np.isfinite(values).all():
@@ -232,7 +235,7 @@ def _derived(
     axis = None if product.ndim == 0 else _bias_axis(constant, values, product.size)
     others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis)
     largest = np.abs(values.astype(np.float64)).max(axis=others, initial=0.0)
-    factor = np.maximum(largest / limit, SMALLEST_NORMAL) / product
+    factor = np.maximum(np.maximum(largest / limit, peak / qtype.high), SMALLEST_NORMAL) / product
     raised = int(np.count_nonzero(factor > 1))
     reason = f"{qtype.storage}: the product of {len(constant.factors)} scales"
     if raised:
@@ -244,12 +247,21 @@ def _derived(
             raise reject("bias-overflow", message, node=constant.node)
         grown = _raise_scale(owner, factor)
         product = product * grown
-        reason += (
-            f"; {raised} scale{'s' if raised > 1 else ''} of `{owner.constant.tensor}` raised so that the bias fits"
-        )
+        what = "the bias and all sums fit" if peak else "the bias fits"
+        reason += f"; {raised} scale{'s' if raised > 1 else ''} of `{owner.constant.tensor}` raised so that {what}"
     scale = np.minimum(product, np.finfo(np.float32).max).astype(np.float32)
     zero_point = np.zeros(scale.shape, storage_dtype(qtype.storage))
     return _Constant(constant, weights, QuantParams(qtype, scale, zero_point, axis), reason)
+
+
+def _peak(constant: ConstantQuantizer, ranges: Ranges) -> float:
+    """The largest magnitude of the sums that a bias is part of, with the room that 16-bit ranges have; 0 where nobody looked. (What
+    the ancestor calls overflow correction takes the largest one seen.)"""
+    seen = ranges.by_tensor[constant.sums] if constant.sums else None
+    if seen is None or not seen.samples:
+        return 0.0
+    ends = (aggregate(seen.rows[MIN], "beyond", upper=False), aggregate(seen.rows[MAX], "beyond"))
+    return max(abs(float(end)) for end in ends)
 
 
 def _bias_axis(constant: ConstantQuantizer, values: np.ndarray, channels: int) -> int:

@@ -62,7 +62,8 @@ class ConstantQuantizer:
     ``axis``: the axis of the scales of the first type that has several (0 <= axis < rank), None for per-tensor; ``axes``:
     what types call their axes, and which those are, where they are not all one. ``factors``: for a bias, the inputs of the same
     kernel whose scales multiply to this one's: activations as quantizer ids, constants as indices into
-    ``Plan.constants``.
+    ``Plan.constants``. ``sums``: for a bias of products that have more bits than those of 8-bit numbers, the tensor that holds the
+    whole sum, which must fit as well; else "".
     """
 
     tensor: str
@@ -75,6 +76,7 @@ class ConstantQuantizer:
     lanes: tuple[Lanes, ...]
     origins: tuple[Origin, ...]
     axes: tuple[tuple[str | int, int], ...] = ()
+    sums: str = ""
 
     def axis_of(self, qtype: QType) -> int | None:
         """The axis along which a type has its scales; None where it has one scale."""
@@ -186,9 +188,15 @@ class Plan:
     rectified: tuple[str, ...] = ()
 
     @property
-    def observed(self) -> tuple[str, ...]:
-        """Names of the tensors that calibration must see, each once, in plan order."""
+    def stored(self) -> tuple[str, ...]:
+        """Names of the tensors whose ranges become scales, each once, in plan order."""
         return tuple(dict.fromkeys(t for q in self.quantizers for t in q.observed))
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the tensors that calibration must see, each once: those, and sums that must fit into an accumulator."""
+        biases = (*self.constants, *(a.constant for a in self.absent))
+        return tuple(dict.fromkeys((*self.stored, *(c.sums for c in biases if c.sums))))
 
     def filled(self) -> Plan:
         """The same with the absent biases as constants, behind all others; of a model that has them (see ``biases.py``)."""

@@ -26,6 +26,7 @@ from potc.quantize.corrections import bias_corrections
 from potc.quantize.left import left_nodes
 from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
 from potc.quantize.rectified import never_negative
+from potc.quantize.sums import with_sums
 from potc.quantize.wishes import Ask, Problem, Wishes, held_nodes, kept_tensors, spelled, sweep_down, sweep_up
 
 ACCUMULATOR_BITS = 32  # an activation of so many bits is the accumulator itself: nothing is stored
@@ -112,9 +113,8 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
         problem.program, snapshot, problem.finders, problem.cover, wishes.refused, held, through, taken, scoped
     )
     ordered = tuple(i for _, i in sorted(insertions, key=lambda entry: entry[0]))
-    plan = Plan(
-        problem.program.device, tuple(quantizers), ordered, stored.constants, kernels, left, corrections, absent
-    )
+    constants, absent = with_sums(snapshot, quantizers, stored.constants, absent)
+    plan = Plan(problem.program.device, tuple(quantizers), ordered, constants, kernels, left, corrections, absent)
     signatures = problem.programs[0].signatures
     rectified = (t for t in plan.observed if never_negative(snapshot, signatures, snapshot.tensor_ids[t]))
     return replace(plan, rectified=tuple(rectified))
