@@ -135,8 +135,10 @@ def page(found: Profile) -> str:
         "|---|---|---|---|---|",
     ]
     lower = {stage.name: f"{stage.cpu_s:.2f} s" for stage in fast}
-    for a in default:
-        lines.append(f"| {a.name} | {a.cpu_s:.2f} s | {lower.get(a.name, '')} | {a.peak_mb:.0f} MB | {WHAT[a.name]} |")
+    lines.extend(
+        f"| {a.name} | {a.cpu_s:.2f} s | {lower.get(a.name, '')} | {a.peak_mb:.0f} MB | {WHAT[a.name]} |"
+        for a in default
+    )
     total, least = (sum(s.cpu_s for s in stages) for stages in (default, fast))
     passes = f"{total / found.float_s:.1f} and {least / found.float_s:.1f} float passes"
     lines += [
