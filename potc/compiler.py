@@ -25,13 +25,13 @@ from potc.graph.ask import ask_types
 from potc.graph.bodies import Body, bodies_of, with_bodies
 from potc.graph.model import Model
 from potc.graph.names import all_graphs
-from potc.graph.opset import raise_opset
+from potc.graph.opset import raise_opset, raise_opset_if_possible
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.widen import cast_borders, read_runnable
 from potc.graph.write import LIMIT, serialize
 from potc.language.program import Program
 from potc.language.resolve import load_rules
-from potc.match.rewrite import Change, apply_rewrites
+from potc.match.rewrite import Change, Rewritten, apply_rewrites
 from potc.quantize.biases import with_biases
 from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
@@ -328,16 +328,24 @@ def with_borders(done: Compilation) -> Compilation:
 
 def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
     """What every device wants first: a recent opset, shapes, folded constants, the rewrites of the rule files, no dead nodes."""
-    return prepare_graphs(raise_opset(model, program.opset[0]), program)
+    model = raise_opset(model, program.opset[0])
+    done = prepare_graphs(model, program)
+    while done.wanted > model.opset:
+        raised = raise_opset_if_possible(model, done.wanted)
+        if raised is None:
+            break
+        model, done = raised, prepare_graphs(raised, program)
+    return done.model, done.changes
 
 
-def prepare_graphs(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
+def prepare_graphs(model: Model, program: Program) -> Rewritten:
     """The same for a model of a fitting opset: its main graph first, so that bodies know what surrounds them."""
-    model = drop_dead(fold_constants(ask_types(infer_shapes(model))))
-    model, changes = apply_rewrites(model, program)
-    inner = [(body, *prepare_graphs(body.model, program)) for body in bodies_of(model) if isinstance(body, Body)]
-    changes = (*changes, *(change for _, _, more in inner for change in more))
-    return drop_dead(with_bodies(model, [(body, prepared) for body, prepared, _ in inner])), changes
+    done = apply_rewrites(drop_dead(fold_constants(ask_types(infer_shapes(model)))), program)
+    bodies = [body for body in bodies_of(done.model) if isinstance(body, Body)]
+    inner = [prepare_graphs(body.model, program) for body in bodies]
+    whole_model = drop_dead(with_bodies(done.model, [(b, i.model) for b, i in zip(bodies, inner, strict=True)]))
+    changes = (*done.changes, *(change for i in inner for change in i.changes))
+    return Rewritten(whole_model, changes, max(done.wanted, *(i.wanted for i in inner)) if inner else done.wanted)
 
 
 def weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:

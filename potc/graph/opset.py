@@ -5,10 +5,20 @@ from __future__ import annotations
 import onnx
 from onnx import version_converter
 
-from potc.diagnostics.diagnostic import reject
+from potc.diagnostics.diagnostic import Rejected, reject
 from potc.execute.aside import set_aside, without_numbers
 from potc.graph.model import Model
 from potc.graph.names import settle_names
+
+
+def raise_opset_if_possible(model: Model, minimum: int) -> Model | None:
+    """The same, None where some operator resists: for what is better with a newer opset, and right without."""
+    try:
+        return raise_opset(model, minimum)
+    except Rejected as rejected:
+        if all(d.code == "opset-not-raised" for d in rejected.diagnostics):
+            return None
+        raise
 
 
 def raise_opset(model: Model, minimum: int) -> Model:

@@ -161,6 +161,12 @@ def port_names(op: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     return None if found is None else (found.inputs, found.outputs)
 
 
+def first_opset(op: str, opsets: tuple[int, int], domains: Domains = ()) -> int | None:
+    """The lowest opset of the range from which on an operator of ONNX's own domain exists; None where it is not in the newest."""
+    low, high = opsets
+    return next((n for n in range(low, high + 1) if exists(op, (n, high), domains)), None)
+
+
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """All operators of the ONNX domain."""

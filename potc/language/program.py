@@ -316,10 +316,14 @@ class EmitValue:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A graph edit before quantization; the emit of the pattern's result name replaces the match's last output."""
+    """A graph edit before quantization; the emit of the pattern's result name replaces the match's last output.
+
+    ``opset``: of ONNX's own domain, the lowest one that has all emitted operators: a model is raised to it where this matches.
+    """
 
     name: str
     once: bool
+    opset: int
     pattern: Pattern
     requires: tuple[Require, ...]
     emits: tuple[EmitNode | EmitValue, ...]

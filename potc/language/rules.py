@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potc.diagnostics.source import Span
 from potc.language import operators, syntax
@@ -290,7 +290,8 @@ def resolve_rewrite(setting: Setting, definition: syntax.RewriteDefinition) -> R
     names = setting.names(low)
     requires = (*low.requires, *_requires(names, definition.items))
     binds = [b for i in definition.items if isinstance(i, syntax.Emit) for b in i.binds]
-    emits = _emits(setting, names, low, binds)
+    opset = _emitted_opset(scope, setting.opsets, binds)
+    emits = _emits(replace(setting, opsets=(opset, setting.opsets[1])), names, low, binds)
     if pattern.result is None or pattern.result not in {b.name for b in binds}:
         wanted = pattern.result or "the result"
         help_ = (
@@ -305,7 +306,15 @@ def resolve_rewrite(setting: Setting, definition: syntax.RewriteDefinition) -> R
         )
     if len(scope.problems) == before:
         _unused(scope, low, lowering.used | names.used)
-    return Rewrite(definition.name, definition.once, pattern, requires, emits, definition.span)
+    return Rewrite(definition.name, definition.once, opset, pattern, requires, emits, definition.span)
+
+
+def _emitted_opset(scope: Scope, opsets: tuple[int, int], binds: list[syntax.EmitBind]) -> int:
+    """The lowest opset of the range that has all operators of a right side; that of the device where some opset lacks one for
+    good, which is told when its line is resolved."""
+    nodes = [node for node in (_as_node(bind.value) for bind in binds) if node is not None]
+    own = [node.op for node in nodes if not operators.split(node.op)[0]]
+    return max((operators.first_opset(op, opsets, scope.domains) or opsets[0] for op in own), default=opsets[0])
 
 
 def _emits(

@@ -50,7 +50,7 @@ class Annotated:
 def read_quantized(model: Model) -> Annotated:
     """Takes the quantizers out of a model of any form. Raises Rejected only where a rewrite of a form fails."""
     program = load_rewrites(str(FORMS))
-    model, _ = apply_rewrites(infer_shapes(model), program)
+    model = apply_rewrites(infer_shapes(model), program).model
     stripping = _Stripping(model.proto)
     return stripping.annotated(model)
 

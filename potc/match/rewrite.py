@@ -68,17 +68,29 @@ class _EmitEnvironment(Environment):
         return self._match.call(name, args)
 
 
-def apply_rewrites(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
-    """Applies all rewrites of a program until none matches. Raises Rejected(endless-rewrite) after too many rounds."""
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """``wanted``: the opset that a model must have for the rewrites that matched and were passed over, 0 where none was."""
+
+    model: Model
+    changes: tuple[Change, ...] = ()
+    wanted: int = 0
+
+
+def apply_rewrites(model: Model, program: Program) -> Rewritten:
+    """Applies all rewrites of a program until none matches, but for those whose operators the model's opset does not have yet.
+    Raises Rejected(endless-rewrite) after too many rounds."""
     changes: list[Change] = []
     spent: set[tuple[str, str]] = set()
+    wanted = 0
     if not program.rewrites:
-        return model, ()
+        return Rewritten(model)
     for _ in range(ROUNDS):
-        model, applied = _round(model, program, spent)
+        model, applied, later = _round(model, program, spent)
         changes.extend(applied)
+        wanted = max(wanted, later)
         if not applied:
-            return model, tuple(changes)
+            return Rewritten(model, tuple(changes), wanted)
         model = infer_shapes(drop_dead(model))
     last = next(r for r in program.rewrites if r.name == changes[-1].rewrite)
     help_ = "state `once`, or let each application leave fewer nodes that it matches"
@@ -106,14 +118,19 @@ def apply_once(model: Model, program: Program, rewrite: Rewrite, nodes: tuple[st
     return None
 
 
-def _round(model: Model, program: Program, spent: set[tuple[str, str]]) -> tuple[Model, list[Change]]:
-    """One pass over the graph. ``spent``: (rewrite, node) for nodes that a ``once`` rewrite made: it leaves them alone."""
+def _round(model: Model, program: Program, spent: set[tuple[str, str]]) -> tuple[Model, list[Change], int]:
+    """One pass over the graph, and the opset that passed over matches want. ``spent``: (rewrite, node) for nodes that a ``once``
+    rewrite made: it leaves them alone."""
     snapshot = take_snapshot(model.proto)
     scope = Scope.of(program)
     claimed: set[int] = set()
     edit = _Edit(snapshot)
     changes: list[Change] = []
+    wanted = 0
     for rewrite, match in _found(snapshot, program, scope):
+        if rewrite.opset > model.opset:
+            wanted = max(wanted, rewrite.opset)
+            continue
         if rewrite.once and any((rewrite.name, snapshot.names[n]) in spent for n in match.nodes):
             continue
         if claimed.isdisjoint(match.nodes) and edit.apply(rewrite, match, scope):
@@ -124,7 +141,7 @@ def _round(model: Model, program: Program, spent: set[tuple[str, str]]) -> tuple
             claimed.update(n for n, _ in snapshot.consumers[match.result])
             nodes = tuple(snapshot.names[n] for n in match.nodes)
             changes.append(Change(rewrite.name, rewrite.span.place, nodes, snapshot.tensors[match.result]))
-    return (model.with_proto(edit.result(model.proto)), changes) if changes else (model, [])
+    return model.with_proto(edit.result(model.proto)) if changes else model, changes, wanted
 
 
 def _found(snapshot: Snapshot, program: Program, scope: Scope) -> list[tuple[Rewrite, Match]]:

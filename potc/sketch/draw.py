@@ -166,7 +166,7 @@ def _drawings(
     bystander = bystander_of(program)
     owner = next((m for m in program.members if isinstance(rule, Rule) and m.device == rule.device), program.members[0])
     scope = Scope.of(owner)
-    opsets = _opsets(program, variant)
+    opsets = _opsets(program, rule, variant)
     for round_, (place, more, at_random) in enumerate(RESTARTS):
         if effort.left <= 0:
             return
@@ -207,11 +207,13 @@ def opset_of(program: Program) -> int:
     return min(max(OPSET, low), high, onnx.defs.onnx_opset_version())
 
 
-def _opsets(program: Program, variant: Variant) -> tuple[int, ...]:
-    """The usual opset, the lowest one, and those in which an operator of the variant changed last."""
+def _opsets(program: Program, rule: Rule | Rewrite, variant: Variant) -> tuple[int, ...]:
+    """The usual opset, the lowest one in which the rule applies, and those in which an operator of the variant changed last."""
     low, high = program.opset
+    if isinstance(rule, Rewrite):
+        low = max(low, rule.opset)
     high = min(high, onnx.defs.onnx_opset_version())
-    versions = [opset_of(program), low]
+    versions = [max(opset_of(program), low), low]
     for op in variant.ops:
         schema = schema_of(op, high)
         if schema is not None and not split(op)[0] and low < schema.since_version <= high:
