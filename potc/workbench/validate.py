@@ -13,7 +13,8 @@ from potc.diagnostics.diagnostic import Diagnostic, Rejected
 from potc.execute.session import SessionError, open_session
 from potc.graph.model import Model
 from potc.graph.prepare import infer_shapes
-from potc.language.program import Program, Rewrite
+from potc.language.program import Literal, Program, Rewrite
+from potc.language.variants import nodes_of
 from potc.match.rewrite import apply_once
 from potc.sketch.draw import draw, excluded
 from potc.sketch.model import inside, onnx_text
@@ -21,6 +22,7 @@ from potc.sketch.oracle import bystander_of, random_inputs
 from potc.sketch.variants import variants
 
 STYLES = ("normal", "positive", "negative")  # of constants and inputs
+EPSILON = 1e-6  # by which storing a number as float32 may move it, as a part of it
 TOLERANCE = 2e-4  # of the largest value: float32 sums in another order, and constants that are rounded once more
 
 
@@ -101,6 +103,7 @@ def validation(program: Program, rewrite: Rewrite, count: int, seed: int) -> Val
 
 def _valued(model: onnx.ModelProto, rewrite: Rewrite, seed: int) -> Iterator[tuple[onnx.ModelProto, str]]:
     """The model as it was drawn, and with random constants of each sign where it is still valid and matched."""
+    literals = [arg for node in nodes_of(rewrite.pattern) for arg in node.args if isinstance(arg, Literal)]
     for style in STYLES:
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
@@ -110,7 +113,7 @@ def _valued(model: onnx.ModelProto, rewrite: Rewrite, seed: int) -> Iterator[tup
             flat = array.reshape(-1)
             if array.dtype.kind != "f" or (flat.size > 1 and bool((flat == flat[0]).all())):
                 continue  # numbers that conditions look at stay
-            if flat.size == 1 and float(flat[0]).is_integer():
+            if flat.size == 1 and (float(flat[0]).is_integer() or _is_stated(float(flat[0]), literals)):
                 continue
             numbers = generator.normal(size=array.shape)
             numbers = (
@@ -118,6 +121,11 @@ def _valued(model: onnx.ModelProto, rewrite: Rewrite, seed: int) -> Iterator[tup
             )
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(numbers).astype(array.dtype), tensor.name))
         yield changed, style
+
+
+def _is_stated(number: float, literals: list[Literal]) -> bool:
+    """True for a number that the pattern itself asks for: with another one it does not match."""
+    return any(abs(number - a.value) <= max(a.tolerance, EPSILON) * abs(a.value) for a in literals)
 
 
 def _run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray] | str:
