@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from potc.api.limit import Limiting, within_limits
 from potc.api.words import Names, Path_, Progress, data_of, io_of, metrics_of, names, preprocessing_of, words
 from potc.choose import choose
 from potc.cli.memory import bytes_of, contradiction
@@ -66,6 +67,7 @@ class Compiled:
         return summary(self.report, "memory", verbose=False)
 
 
+@within_limits
 def compile(
     model: Path_,
     *,
@@ -112,10 +114,12 @@ def compile(
     workers: int | None = None,
     cluster: str | None = None,
     progress: Progress | None = None,
+    limit: Limiting | None = None,
 ) -> Compiled:
     """``potc compile``. ``data``: what ``--data`` takes, or any object with ``len()`` and ``[i]``, or a loader of batches; None:
     generated samples, for trying out. ``preprocess``: a recipe as text, file name or mapping. With ``max_drop`` ("0.01") kernels
-    are given up until no ``metric`` loses more on ``eval_data``; ``Compiled.found.met`` says whether that was possible.
+    are given up until no ``metric`` loses more on ``eval_data``; ``Compiled.found.met`` says whether that was possible. ``limit``:
+    how large things may be, by name, as ``--limit`` has them.
 
     Raises Rejected; ValueError for words that are unknown or contradict each other; RuntimeError where the compiled model fails
     its own verification, which is a bug.

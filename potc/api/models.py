@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from potc.api.compile import Compiled, job_of
+from potc.api.limit import Limiting, within_limits
 from potc.api.words import Names, Path_, Progress, data_of, metrics_of, names, preprocessing_of, words
 from potc.data.dataset import input_specs
 from potc.data.source import Annotations, open_annotated
@@ -26,6 +27,7 @@ from potc.workbench.explain_model import explain as answers_to
 from potc.workbench.explain_text import answer_lines
 
 
+@within_limits
 def evaluate(
     model: Path_ | Compiled,
     other: Path_ | Compiled | None = None,
@@ -42,6 +44,7 @@ def evaluate(
     simulate: bool = False,
     resamples: int = 1000,
     progress: Progress | None = None,
+    limit: Limiting | None = None,
 ) -> Scores:
     """``potc evaluate``: one model, or two that are compared. ``metric``: words of the command line, a ``Metric``, a function of
     outputs and annotation, an object of torchmetrics or POT; or a list of these. ``data``: as for ``compile``.
@@ -65,6 +68,7 @@ def evaluate(
     )
 
 
+@within_limits
 def verify(
     model: Path_ | Compiled,
     *,
@@ -73,6 +77,7 @@ def verify(
     set: Mapping[str, Any] | None = None,
     extern: Names = (),
     ort_library: Names = (),
+    limit: Limiting | None = None,
 ) -> tuple[Verdict, ...]:
     """``potc verify``: what a device would not run of a quantized model of any tool; for a meet, a verdict of each part."""
     settings = words(set)
@@ -81,6 +86,7 @@ def verify(
     return judge(_read(model)[1], program)
 
 
+@within_limits
 def reduce(
     model: Path_,
     *,
@@ -91,6 +97,7 @@ def reduce(
     tries: int = TRIES,
     seconds: builtins.float = SECONDS,
     progress: Progress | None = None,
+    limit: Limiting | None = None,
     **compiling: Any,
 ) -> Reduced:
     """``potc reduce``: the model and the rules, made smaller while they go on failing. ``compiling``: words of ``compile``, but for
@@ -106,6 +113,7 @@ def reduce(
     return shrink(job, Wanted(expect, below, run, tries, seconds), progress=progress or (lambda done, total: None))
 
 
+@within_limits
 def explain(
     model: Path_,
     *,
@@ -116,6 +124,7 @@ def explain(
     node: Names = (),
     tensor: Names = (),
     rule: Names = (),
+    limit: Limiting | None = None,
 ) -> tuple[Explanation, ...]:
     """``potc explain MODEL``: why it is compiled as it is; no samples are needed."""
     settings = words(set)
@@ -124,6 +133,7 @@ def explain(
     return tuple(Explanation(answer, "\n".join(answer_lines(answer))) for answer in found)
 
 
+@within_limits
 def bench(
     float_model: Path_,
     integer_model: Path_,
@@ -137,6 +147,7 @@ def bench(
     set: Mapping[str, Any] | None = None,
     extern: Names = (),
     ort_library: Names = (),
+    limit: Limiting | None = None,
 ) -> Bench:
     """``potc bench``: latency of two model files in turns, what runs on integers, sizes; ``rules`` tells why nodes stay in float.
 

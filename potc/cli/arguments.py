@@ -7,17 +7,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from potc.diagnostics.diagnostic import reject
-
-DEPTH = 10  # response files that name one another
-LARGEST = 16 << 20  # bytes of one response file
+from potc.limits import Limits, limited, limits, stated, with_raising
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The arguments with the words of each ``@FILE`` in its place, quoted as a shell does; ``#`` means nothing there.
 
-    Response files may name others, relative to the current folder. Raises Rejected(missing-file), exit code 2.
+    Response files may name others, relative to the current folder. What is allowed of them, ``--limit`` says before they are read,
+    if it stands outside. Raises Rejected(missing-file), exit code 2.
     """
-    return list(_expanded(arguments, ()))
+    with limited(_stated_outside(arguments)):
+        return list(_expanded(arguments, ()))
+
+
+def _stated_outside(arguments: Sequence[str]) -> Limits:
+    """The limits that the command line itself states about response files. What is no limit, is told where options are read."""
+    behind = zip(arguments, (*arguments, "")[1:], strict=True)
+    words = [value if word == "--limit" else word for word, value in behind if word.split("=")[0] == "--limit"]
+    pairs = [word.removeprefix("--limit=").partition("=") for word in words]
+    try:
+        return stated((name, value) for name, _, value in pairs if name.startswith("response-file"))
+    except ValueError:
+        return limits()
 
 
 def _expanded(arguments: Sequence[str], within: tuple[str, ...]) -> Iterator[str]:
@@ -29,13 +40,19 @@ def _expanded(arguments: Sequence[str], within: tuple[str, ...]) -> Iterator[str
 
 
 def _words(path: str, within: tuple[str, ...]) -> list[str]:
-    if path in within or len(within) >= DEPTH:
+    deep, most = limits().response_files_deep, limits().response_file_bytes
+    if path in within:
         message = f"response files name one another without end: {path}"
         raise reject("usage", message, help="take one of the names out", exit_code=2)
+    if len(within) >= deep:
+        message = f"response files name one another more than {deep} deep: {path}"
+        raise reject("usage", message, help=with_raising("", "response-files-deep"), exit_code=2)
     try:
-        if Path(path).stat().st_size > LARGEST:
-            message = f"the response file {path} is larger than {LARGEST:,} bytes"
-            raise reject("too-large", message, help="put fewer words into it", exit_code=2)
+        size = Path(path).stat().st_size
+        if size > most:
+            message = f"the response file {path} is larger than {most:,} bytes"
+            help_ = with_raising("put fewer words into it", "response-file-bytes", size)
+            raise reject("too-large", message, help=help_, exit_code=2)
         return shlex.split(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # no file; no text, or an open quote
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)

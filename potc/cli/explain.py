@@ -14,7 +14,7 @@ from potc.cli.terminal import Session, Terminal
 
 
 @click.command("explain")
-@click.argument("what", metavar="CODE|MODEL")
+@click.argument("what", metavar="CODE|MODEL|limits")
 @click.option("--rules", metavar="RULES", help="Rule file, or the name of a shipped one: explains MODEL.")
 @click.option("--target-device", metavar="NAME", help="The same as --rules NAME.rules, for shipped devices.")
 @device_options
@@ -31,6 +31,7 @@ def command(session: Session, what: str, form: str, color: str, **words: Any) ->
 
     \b
     potc explain overlapping-rules
+    potc explain limits
     potc explain model.onnx --rules cpu
     potc explain model.onnx --rules cpu --node "/layer3/*" --tensor logits
     potc explain model.onnx --rules cpu --rule cpu.conv
@@ -38,6 +39,8 @@ def command(session: Session, what: str, form: str, color: str, **words: Any) ->
     session.terminal = terminal = Terminal(0, color, form == "json")
     asked = words["externs"] or words["nodes"] or words["tensors"] or words["rules_asked"]
     if words["rules"] is None and words["target_device"] is None:
+        if what == "limits" and not asked:
+            return _explain_limits(terminal)
         if asked or words["device"] or words["settings"] or what.endswith(".onnx") or os.path.exists(what):
             raise click.UsageError(f"to explain the model {what}, give --rules or --target-device")
         return _explain_code(terminal, what)
@@ -64,6 +67,25 @@ def _explain_code(terminal: Terminal, code: str) -> int:
         answer = {"kind": "code", "code": code, "meaning": found.meaning, "help": found.help, "page": page}
         told = json.dumps({"potc": "explain", "version": 1, "answers": [answer]}, indent=1, ensure_ascii=False)
     terminal.answer(told)
+    return 0
+
+
+def _explain_limits(terminal: Terminal) -> int:
+    """All limits as they are now, in the order of the documentation."""
+    from potc.limits import Limits, listed
+
+    if terminal.as_json:
+        import json
+
+        rows = [{"name": e.name, "value": e.value, "of": e.what, "diagnostic": e.code or None} for e in listed()]
+        answer = {"kind": "limits", "limits": rows}
+        terminal.answer(json.dumps({"potc": "explain", "version": 1, "answers": [answer]}, indent=1))
+        return 0
+    width, digits = (max(map(len, words)) for words in zip(*((e.name, e.shown) for e in listed()), strict=True))
+    terminal.answer("how large things may be; --limit NAME=VALUE allows more, or less\n")
+    for now, usual in zip(listed(), listed(Limits()), strict=True):
+        note = "" if now == usual else f" (usually {usual.shown})"
+        terminal.answer(f"{now.name:{width}}  {now.shown:>{digits}}  {now.what}{note}")
     return 0
 
 

@@ -24,6 +24,7 @@ from potc.cli.arguments import expanded
 from potc.cli.collector import uncollected
 from potc.cli.configuration import with_isolated
 from potc.cli.heap import share_heap
+from potc.cli.limit_option import with_limit
 from potc.cli.terminal import Session
 from potc.diagnostics.diagnostic import Rejected, reject
 
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
             return None
         with uncollected():
             command = import_module(COMMANDS[cmd_name][0]).command
-        return with_isolated(command)
+        return with_limit(with_isolated(command))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

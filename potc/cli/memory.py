@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from potc.limits import UNITS, number_of
 
 if TYPE_CHECKING:
     from potc.compiler import Job
 
-UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
 
 def bytes_of(size: str | int) -> int:
     """``4GiB``, ``3.5GB``, ``512MiB`` or a number of bytes. Raises ValueError."""
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip().lower())
-    if parts is None or parts[2] not in UNITS:
-        raise ValueError(f"{size!r} is no size, as 4GiB or 512MiB are")
-    return int(float(parts[1]) * UNITS[parts[2]])
+    try:
+        return number_of(size, UNITS)
+    except ValueError as error:
+        raise ValueError(f"{size!r} is no size, as 4GiB or 512MiB are") from error
 
 
 def contradiction(job: Job, searches: bool) -> str:

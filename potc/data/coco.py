@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potc.data.limits import read_table
 from potc.data.objects import Objects
 from potc.data.picture_lists import Pictures, beneath
+from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
 
 

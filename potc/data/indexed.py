@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from potc.data.fitted import Stored
-from potc.data.limits import LARGEST_HELD, MOST_SAMPLES
 from potc.data.python_file import call_python, load_python
 from potc.diagnostics.diagnostic import reject
+from potc.limits import limits, with_raising
 
 
 class Indexed:
@@ -92,14 +91,16 @@ def as_source(thing: Any, name: str = "data", files: tuple[str, ...] = ()) -> In
     batched = getattr(thing, "batch_size", None) is not None
     held: list[Any] = []
     size = 0
-    for index, item in enumerate(islice(thing, MOST_SAMPLES)):
+    for index, item in enumerate(thing):
         arrays, annotation = split(f"{name}[{index}]", tuple(item) if batched and isinstance(item, list) else item)
         size += sum(a.nbytes for a in arrays.values())
-        if size > LARGEST_HELD:
-            raise reject(
-                "too-large", f"{name} yields more than {LARGEST_HELD:,} bytes; give an object with len() and [i]"
-            )
+        if size > limits().held_bytes:
+            message = f"{name} yields more than {limits().held_bytes:,} bytes"
+            raise reject("too-large", message, help=with_raising("give an object with len() and [i]", "held-bytes"))
         held += _taken_apart(arrays, annotation) if batched else [(arrays, annotation)]
+        if len(held) > limits().samples:  # it may never end
+            message = f"{name} yields more than {limits().samples:,} samples"
+            raise reject("too-large", message, help=with_raising("give an object with len() and [i]", "samples"))
     return Indexed(held, name, files)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from potc.data.dataset import InputSpec, check_dtype, check_names, choose, convert, sample_shape
-from potc.data.limits import LARGEST_SAMPLE, MOST_ARRAYS
 from potc.diagnostics.diagnostic import Rejected, reject
+from potc.limits import limits, with_raising
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,9 @@ def open_npz(path: str, specs: Sequence[InputSpec], limit: int | None = None, se
 def check_array(path: str, name: str, array: StoredArray) -> None:
     """Raises Rejected unless it can be read sample by sample: too-large, invalid-data."""
     size = math.prod(array.shape[1:]) * array.dtype.itemsize
-    if size > LARGEST_SAMPLE:
-        message = f"one sample of `{name}` in {path} has {size:,} bytes; the limit is {LARGEST_SAMPLE:,}"
-        raise reject("too-large", message)
+    if size > limits().sample_bytes:
+        message = f"one sample of `{name}` in {path} has {size:,} bytes; the limit is {limits().sample_bytes:,}"
+        raise reject("too-large", message, help=with_raising("", "sample-bytes", size))
     if array.fortran and len(array.shape) > 1:
         message = f"`{name}` in {path} is stored column by column and can't be read sample by sample"
         raise reject("invalid-data", message, help="store it with numpy.ascontiguousarray")
@@ -113,8 +113,9 @@ def read_headers(path: str, feeding: Sequence[str]) -> dict[str, StoredArray]:
                 return {name: _header(path, None, stream, file.stat().st_size)}
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.namelist() if m.endswith(".npy")]
-            if len(members) > MOST_ARRAYS:
-                raise reject("too-large", f"{path} holds {len(members):,} arrays; the limit is {MOST_ARRAYS:,}")
+            if len(members) > limits().arrays:
+                message = f"{path} holds {len(members):,} arrays; the limit is {limits().arrays:,}"
+                raise reject("too-large", message, help=with_raising("", "arrays", len(members)))
             return {_stem(m): _open_header(path, archive, m) for m in members}
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
@@ -168,7 +169,7 @@ def _header(path: str, member: str | None, stream: IO[bytes], size: int) -> Stor
     if shape and shape[0] and not sample:
         raise reject("invalid-data", f"the samples of `{member or path}` in {path} have no elements")
     # One sample above the limit has its own diagnostic; here it is their number that a loop would believe.
-    if shape and sample <= LARGEST_SAMPLE and shape[0] * sample > size:
+    if shape and sample <= limits().sample_bytes and shape[0] * sample > size:
         message = (
             f"`{member or path}` in {path} claims {shape[0]:,} samples of {sample:,} bytes and stores {size:,} bytes"
         )

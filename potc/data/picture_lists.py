@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from potc.data.fitted import Stored
-from potc.data.limits import MOST_SAMPLES, read_table
 from potc.data.pictures import SUFFIXES, read_mask, read_picture
+from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
+from potc.limits import limits, with_raising
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,9 @@ def _below(path: str) -> list[str]:
         found += [
             name if relative == "." else f"{relative}/{name}" for name in files if name.lower().endswith(SUFFIXES)
         ]
-        if len(found) > MOST_SAMPLES:
-            raise reject("too-large", f"the folder {path} holds more than {MOST_SAMPLES:,} pictures")
+        if len(found) > limits().samples:
+            message = f"the folder {path} holds more than {limits().samples:,} pictures"
+            raise reject("too-large", message, help=with_raising("", "samples"))
     return sorted(found, key=os.fsencode)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from potc.data.limits import LARGEST_PICTURE
 from potc.diagnostics.diagnostic import reject
+from potc.limits import limits, with_raising
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = (
@@ -87,23 +89,31 @@ def _pillow() -> Any:
     return Image
 
 
+@contextmanager
+def _unbounded(image: Any) -> Generator[None]:
+    """Without Pillow's own limit, which says nothing of ours: sizes are compared before a picture is decoded."""
+    before, image.MAX_IMAGE_PIXELS = image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        image.MAX_IMAGE_PIXELS = before
+
+
 def _opened(path: str, decode: bool = True) -> Any:
     image = _pillow()
     from PIL import ImageOps
 
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
-            warnings.simplefilter("ignore")  # of large pictures (the limit below is ours) and of odd metadata
+        with warnings.catch_warnings(), _unbounded(image), Path(path).open("rb") as file:
+            warnings.simplefilter("ignore")  # of odd metadata
             found = image.open(file, formats=FORMATS)
             width, height = found.size
-            if width * height > LARGEST_PICTURE:
-                message = f"{path} has {width:,} x {height:,} pixels; the limit is {LARGEST_PICTURE:,}"
-                raise reject("too-large", message)
+            if width * height > limits().picture_pixels:
+                message = f"{path} has {width:,} x {height:,} pixels; the limit is {limits().picture_pixels:,}"
+                raise reject("too-large", message, help=with_raising("", "picture-pixels", width * height))
             if decode:
                 found.load()
             return ImageOps.exif_transpose(found) if decode else found
-    except image.DecompressionBombError as error:
-        raise reject("too-large", f"{path} has too many pixels; the limit is {LARGEST_PICTURE:,}") from error
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no file {path}", exit_code=2) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from potc.data.limits import read_table
 from potc.data.pictures import centre, resized
+from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
 
 COLORS = ("rgb", "bgr", "gray")

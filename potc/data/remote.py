@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from potc.data.limits import LARGEST_DOWNLOAD
 from potc.diagnostics.diagnostic import reject
+from potc.limits import limits, with_raising
 
 PIECE = 1 << 20
 
@@ -20,9 +20,13 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-@cache
 def fetched(url: str) -> str:
     """A local copy, removed when the process ends. Raises Rejected: missing-package, missing-file (exit code 2), too-large."""
+    return _fetched(url, limits().download_bytes)
+
+
+@cache
+def _fetched(url: str, most: int) -> str:
     try:
         import fsspec
     except ImportError as error:
@@ -35,8 +39,9 @@ def fetched(url: str) -> str:
         with opened as source, target.open("wb") as file:
             while piece := source.read(PIECE):
                 size += len(piece)
-                if size > LARGEST_DOWNLOAD:
-                    raise reject("too-large", f"{url} has more than {LARGEST_DOWNLOAD:,} bytes")
+                if size > most:
+                    message = f"{url} has more than {most:,} bytes"
+                    raise reject("too-large", message, help=with_raising("", "download-bytes"))
                 file.write(piece)
     except (OSError, ValueError, ImportError) as error:  # ImportError: the protocol needs a package of its own
         raise reject("missing-file", f"can't read {url}: {error}", exit_code=2) from error

@@ -193,7 +193,10 @@ _GRAPH = {
         "The model could not be brought to the opset that the output needs.",
         "Export the model with a later opset.",
     ),
-    "too-large": ("The model is larger than one ONNX file can be.", "Keep its weights in external data."),
+    "too-large": (
+        "Something is larger than it may be.",
+        "Allow more with `--limit`, or keep weights in external data.",
+    ),
     "memory-too-small": (
         "A layer needs more memory than `--memory` leaves for it.",
         "State more memory, or give smaller samples.",

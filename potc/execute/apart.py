@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from potc.limits import Limits, limited, limits
+
 ENDING = 10.0  # seconds that a process has for ending once it has answered
 
 
@@ -29,7 +31,7 @@ def apart(work: Callable[..., Any], arguments: Sequence[Any], seconds: float) ->
     else:
         context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_tell, args=(there, work, arguments), daemon=True)
+    process = context.Process(target=_tell, args=(there, work, arguments, limits()), daemon=True)
     process.start()
     there.close()
     try:
@@ -47,11 +49,12 @@ def apart(work: Callable[..., Any], arguments: Sequence[Any], seconds: float) ->
         here.close()
 
 
-def _tell(pipe: Connection, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _tell(pipe: Connection, work: Callable[..., Any], arguments: Sequence[Any], within: Limits) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silent, stream)
-    pipe.send(work(*arguments))
+    with limited(within):
+        pipe.send(work(*arguments))
 
 
 def run_command(words: Sequence[str], seconds: float) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from potc.diagnostics.diagnostic import reject
 from potc.execute.tasks import Task, checked, isolated, run_task
+from potc.limits import limits
 
 AHEAD = 2  # tasks for each worker that are handed out
 CONNECT = 10  # seconds
@@ -62,7 +63,7 @@ class Cluster:
                 yield number, found
 
     def _submit(self, task: Task) -> Any:
-        return self._client.submit(run_task, task, key=f"potc-{id(self)}-{next(self._numbers)}", pure=False)
+        return self._client.submit(run_task, task, limits(), key=f"potc-{id(self)}-{next(self._numbers)}", pure=False)
 
     def close(self) -> None:
         """Leaves the cluster running."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from potc.execute.session import use_libraries, used_libraries
 from potc.execute.tasks import Task, checked, isolated, run_task
+from potc.limits import limits
 
 AHEAD = 2  # tasks for each worker that are handed out: one under way, one waiting
 
@@ -31,7 +32,7 @@ class Processes:
             lost: list[tuple[int, Task]] = []
             for number, task in islice(left, room):
                 try:
-                    running[self._opened().submit(run_task, task)] = (number, task)
+                    running[self._opened().submit(run_task, task, limits())] = (number, task)
                 except BrokenProcessPool:
                     lost.append((number, task))
                     break
@@ -57,7 +58,7 @@ class Processes:
 
     def _alone(self, task: Task) -> Any:
         with ProcessPoolExecutor(1, **_like_here()) as pool:
-            return checked(pool.submit(run_task, task).result())
+            return checked(pool.submit(run_task, task, limits()).result())
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from potc.diagnostics.diagnostic import Rejected, reject
+from potc.limits import Limits, limited
 
 TRIES = 3  # workers that one task may kill before it is taken for the reason
 
@@ -49,10 +50,12 @@ class InProcess:
         """Nothing is held."""
 
 
-def run_task(task: Task) -> tuple[Any, Rejected | None]:
-    """What a worker calls: a rejection comes back as a value, other exceptions are raised there."""
+def run_task(task: Task, within: Limits) -> tuple[Any, Rejected | None]:
+    """What a worker calls, with the limits of who sent the task: a rejection comes back as a value, other exceptions are raised
+    there."""
     try:
-        return task.run(), None
+        with limited(within):
+            return task.run(), None
     except Rejected as rejected:
         return None, rejected
 

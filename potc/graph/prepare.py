@@ -14,9 +14,9 @@ from potc.execute.session import SessionError, run_once
 from potc.graph.model import SMALL, Model, is_large
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, outer_reads
+from potc.limits import limits
 
-LARGEST = 64 << 20  # bytes by which one result may outgrow its inputs, so that folding can't blow a model up
-TOTAL = 4 * LARGEST  # the same for all results together
+APART = 256 << 20  # bytes of weights that are read from files for one run, so that they don't all lie in memory
 ROUNDS = 40  # runs of onnxruntime; real models need one or two
 ONNX = ("", "ai.onnx")
 # Bytes of an element, for the types that numpy has.
@@ -85,7 +85,8 @@ def fold_constants(model: Model) -> Model:
     ``Shape`` and ``Size`` of a tensor of fixed shape are known without the tensor. Left alone: constants that are stored as
     integers behind a DequantizeLinear, since somebody quantized them on purpose; nodes with nested graphs, of other domains, or
     that their schema calls not deterministic; nodes whose size of result depends on values, or grows by
-    more than ``LARGEST`` bytes; results that are no plain tensors of numbers; and nodes that onnxruntime refuses.
+    more bytes than the limit ``folded-growth-bytes`` allows; results that are no plain tensors of numbers; and nodes that
+    onnxruntime refuses.
     """
     waiting = _constant_nodes(model.proto)
     if not waiting:
@@ -179,7 +180,7 @@ def _compute(model: Model, waiting: list[NodeProto], values: dict[str, TensorPro
     stored = {t.name: t for t in proto.graph.initializer if t.name not in overridable}
     outputs = {o.name for o in proto.graph.output}
     done: set[str] = set()
-    most, budget = len(waiting), TOTAL
+    most, budget = len(waiting), limits().folded_total_bytes
     for _ in range(ROUNDS):
         waiting = [n for n in waiting if n.name not in done]
         chosen, grown = _affordable(proto, waiting, {**stored, **values}, budget)
@@ -232,11 +233,11 @@ def _affordable(
     total = apart = 0
     for node in waiting:
         apart += sum(_bytes(tensors[n]) for n in node.input if n in tensors and is_aside(tensors[n]))
-        if apart > TOTAL and chosen:  # the rest in another round: what is set aside may be more than memory holds
+        if apart > APART and chosen:  # the rest in another round: what is set aside may be more than memory holds
             break
         if all(name in known for name in node.input) and all(name in sizes for name in node.output):
             growth = sum(sizes[name] for name in node.output) - sum(known[name] for name in node.input)
-            if growth <= LARGEST and total + growth <= budget:
+            if growth <= limits().folded_growth_bytes and total + growth <= budget:
                 chosen.append(node)
                 total += max(growth, 0)
                 known.update((name, sizes[name]) for name in node.output)

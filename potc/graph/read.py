@@ -25,6 +25,7 @@ from potc.graph.names import settle_names
 from potc.graph.order import reorder, sorted_positions
 from potc.graph.snapshot import DTYPES, FLOATS, outer_reads
 from potc.graph.write import LIMIT
+from potc.limits import limits, with_raising
 
 SHARED = (
     2  # how often each byte of a data file may be used, on average, above 2 GB: a small file may stand for any number
@@ -67,17 +68,19 @@ def accept_model(path: str, proto: onnx.ModelProto, whole: int = LIMIT) -> Model
 
 
 def _bytes(path: str) -> bytes:
+    most = limits().model_bytes
     try:
         with Path(path).open("rb") as stream:  # which may be a pipe, or a device without end
-            data = stream.read(LIMIT + 1)
+            data = stream.read(most + 1)
     except FileNotFoundError as error:
         raise reject("missing-file", f"there is no model {path}", exit_code=2) from error
     except OSError as error:
         raise reject("missing-file", f"can't read {path}: {error.strerror or error}", exit_code=2) from error
     except ValueError as error:  # a path with a null character
         raise reject("missing-file", f"{path!r} is not a path: {error}", exit_code=2) from error
-    if len(data) > LIMIT:
-        raise reject("too-large", f"{path} has more than {LIMIT:,} bytes", help="keep its weights in external data")
+    if len(data) > most:
+        help_ = with_raising("keep its weights in external data", "model-bytes")
+        raise reject("too-large", f"{path} has more than {most:,} bytes", help=help_)
     if not data:
         raise reject("empty-model", f"{path} is an empty file", help="export or copy the model again")
     return data
@@ -181,9 +184,11 @@ def _load_external(path: str, proto: onnx.ModelProto, whole: int) -> tuple[tuple
         message = f"{path} makes weights of {total:,} bytes of files that have far fewer: tensors share them"
         raise reject("too-large", message, help="store shared weights once")
     total -= sum(p.length for p in places if id(p.tensor) in apart)
-    if total > LIMIT:  # before it is read
-        message = f"{path} has {total:,} bytes beside the large initializers of its main graph; one message holds at most {LIMIT:,}"
-        raise reject("too-large", message, help="compile it in parts")
+    if total > (most := limits().model_bytes):  # before it is read
+        message = (
+            f"{path} has {total:,} bytes beside the large initializers of its main graph; at most {most:,} are read"
+        )
+        raise reject("too-large", message, help=with_raising("compile it in parts", "model-bytes", total))
     sources: dict[str, Source] = {}
     for place in places:
         tensor, location = place.tensor, place.location

@@ -11,10 +11,9 @@ from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected, rejec
 from potc.diagnostics.source import Source, Span
 from potc.language import syntax
 from potc.language.operators import suggest
-from potc.language.parse import MAX_CHARACTERS, parse
+from potc.language.parse import parse
+from potc.limits import limits, with_raising
 from potc.shipped import shipped_rules
-
-MAX_FILES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,10 @@ def _shipped(name: str) -> Path | None:
 def read_source(shown: str, real: Path, at: Span | None = None) -> Source:
     """The text of a file. Raises Rejected(missing-file) for what can't be read, (syntax-error) for what is no text."""
     try:
-        if real.stat().st_size > 4 * MAX_CHARACTERS:
-            raise reject("syntax-error", f"`{shown}` is too large for a rule file")
+        size, most = real.stat().st_size, limits().rule_characters
+        if size > 4 * most:  # no character takes more bytes
+            message = f"`{shown}` is too large for a rule file: {size:,} bytes, where {most:,} characters are allowed"
+            raise reject("syntax-error", message, at=at, help=with_raising("", "rule-characters", size))
         content = real.read_bytes()
     except OSError as error:
         raise reject("missing-file", f"`{shown}` can't be read: {error.strerror}", at=at, exit_code=2) from None
@@ -115,8 +116,9 @@ class _Walk:
             return None
         file = self.files.get(key)
         if file is None:
-            if len(users) >= MAX_FILES:
-                raise reject("import-cycle", f"files use one another more than {MAX_FILES} deep", at=at)
+            if len(users) >= limits().rule_files_deep:
+                message = f"files use one another more than {limits().rule_files_deep} deep"
+                raise reject("import-cycle", message, at=at, help=with_raising("", "rule-files-deep"))
             try:
                 file = parse(read_source(shown, real, at))
             except Rejected as rejected:

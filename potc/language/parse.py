@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from potc.diagnostics.diagnostic import Diagnostic, Diagnostics
+from potc.diagnostics.diagnostic import reject
 from potc.diagnostics.source import Source, Span
 from potc.language import build_patterns, build_statements, syntax
 from potc.language.build import RULES, Builder
 from potc.language.driver import Machine
 from potc.language.tables import grammar_text, load_tables
+from potc.limits import limits, with_raising
 
 _BUILDERS = (build_patterns, build_statements)  # imported for what they register
-MAX_NESTING = 200  # so that no later walk over the tree can run out of stack
-MAX_CHARACTERS = 1_000_000
 _SKIPPED = re.compile(r'##?[^\n]*|"(?:[^"\\\n]|\\[^\n])*"')
 
 
@@ -24,20 +23,24 @@ def machine() -> Machine:
     return Machine(load_tables(grammar_text()), RULES)
 
 
-@lru_cache(maxsize=64)
 def parse(source: Source) -> syntax.File:
     """Parses one file. Raises Rejected (``syntax-error``, up to 20 of them), and nothing else, whatever the text.
 
     The same text is parsed once in a run: many files use the same ones.
     """
-    problems = Diagnostics()
-    if len(source.text) > MAX_CHARACTERS:
-        message = f"a rule file has at most {MAX_CHARACTERS:,} characters, this one has {len(source.text):,}"
-        problems.add(Diagnostic("syntax-error", message, at=Span(source, 0, 0)))
-        problems.stop()
+    length, most = len(source.text), limits().rule_characters
+    if length > most:
+        message = f"a rule file has at most {most:,} characters, this one has {length:,}"
+        help_ = with_raising("take it apart, and `use` the parts", "rule-characters", length)
+        raise reject("syntax-error", message, at=Span(source, 0, 0), help=help_)
+    return _parsed(source, limits().rule_nesting)
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: Source, nesting: int) -> syntax.File:
     builder = Builder(source)
     made = machine().run(source, builder)
-    if made is None or made.depth > MAX_NESTING:
+    if made is None or made.depth > nesting:
         from potc.language.recovery import rejection  # imports lark, which a file without mistakes does not need
 
         raise rejection(source)

@@ -14,8 +14,8 @@ from lark.parsers.lalr_interactive_parser import InteractiveParser
 from potc.diagnostics.diagnostic import Diagnostic, Diagnostics, Rejected
 from potc.diagnostics.source import Source, Span
 from potc.language import mistakes, words
-from potc.language.parse import MAX_NESTING
 from potc.language.tables import grammar_text, load_parser
+from potc.limits import limits, with_raising
 
 MAX_MISTAKES = 20  # of one file; more are noise that follows from the first
 _STATEMENT = re.compile(rf"^[ \t]*({'|'.join(words.STATEMENTS)})(?![A-Za-z0-9_])", re.M)
@@ -139,7 +139,7 @@ def _takes(table: Any, state: int, terminal: str) -> bool:
 def _bound(tree: Tree[Token], source: Source, problems: Diagnostics) -> None:
     """The first place that is nested deeper than allowed."""
     level = [tree]
-    for _ in range(MAX_NESTING):
+    for _ in range(limits().rule_nesting):
         level = [c for branch in level for c in branch.children if isinstance(c, Tree)]
         if not level:
             return
@@ -147,7 +147,7 @@ def _bound(tree: Tree[Token], source: Source, problems: Diagnostics) -> None:
     span = Span(source, 0, 0) if meta.empty else Span(source, meta.start_pos, min(meta.end_pos, meta.start_pos + 1))
     _tell(
         problems,
-        f"this is nested more than {MAX_NESTING} deep",
+        f"this is nested more than {limits().rule_nesting} deep",
         span,
-        "give parts of it a name, as a `pred` or a `pattern`",
+        with_raising("give parts of it a name, as a `pred` or a `pattern`", "rule-nesting"),
     )

@@ -9,19 +9,18 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from potc.diagnostics.diagnostic import Diagnostic, Rejected
+from potc.diagnostics.diagnostic import Diagnostic, Rejected, reject
 from potc.graph.model import Model
 from potc.graph.names import fresh
 from potc.graph.prepare import drop_dead, infer_shapes
 from potc.graph.snapshot import OUTER, Snapshot, take_snapshot
 from potc.language.expression import Environment, ExpressionError, evaluate
 from potc.language.program import EmitNode, EmitValue, Program, Rewrite
+from potc.limits import limits, with_raising
 from potc.match.element_types import FLOATS, element_types, result_type
 from potc.match.environment import MatchEnvironment, Scope, TensorView
 from potc.match.found import Bound, Match
 from potc.match.match import Matcher
-
-ROUNDS = 64  # more than any sane chain of folds; a rewrite that feeds itself is told by name instead of running forever
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def apply_rewrites(model: Model, program: Program) -> Rewritten:
     wanted = 0
     if not program.rewrites:
         return Rewritten(model)
-    for _ in range(ROUNDS):
+    for _ in range(limits().rewrite_rounds):
         model, applied, later = _round(model, program, spent)
         changes.extend(applied)
         wanted = max(wanted, later)
@@ -93,14 +92,10 @@ def apply_rewrites(model: Model, program: Program) -> Rewritten:
             return Rewritten(model, tuple(changes), wanted)
         model = infer_shapes(drop_dead(model))
     last = next(r for r in program.rewrites if r.name == changes[-1].rewrite)
-    help_ = "state `once`, or let each application leave fewer nodes that it matches"
-    raise Rejected(
-        [
-            Diagnostic(
-                "endless-rewrite", f"`{last.name}` was still matching after {ROUNDS} rounds", at=last.span, help=help_
-            )
-        ]
-    )
+    # Far more than any sane chain of folds: a rewrite that feeds itself is told by name instead of running forever.
+    message = f"`{last.name}` was still matching after {limits().rewrite_rounds} rounds"
+    help_ = with_raising("state `once`, or let each application leave fewer nodes that it matches", "rewrite-rounds")
+    raise reject("endless-rewrite", message, at=last.span, help=help_)
 
 
 def apply_once(model: Model, program: Program, rewrite: Rewrite, nodes: tuple[str, ...]) -> Model | None:

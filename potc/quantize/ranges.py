@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from potc.data.limits import read_table
+from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
 from potc.graph.whole import whole_model

@@ -22,6 +22,7 @@ from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import Dataset
 from potc.data.fitted import Fitted
 from potc.evaluate.metrics.metric import Metric
+from potc.limits import changed
 from potc.search.records import encoded
 from potc.search.target import Target
 
@@ -35,7 +36,7 @@ def identity(matched: Matched, target: Target, data: AnnotatedDataset) -> str:
     sha = hashlib.sha256()
     versions = {p: metadata.version(p) for p in ("onnx", "onnxruntime", "numpy")}
     features = dict(matched.program.features)
-    settings = (__version__, versions, matched.program.device, features, _words(job), _goal(target))
+    settings = (__version__, versions, matched.program.device, features, _words(job), _goal(target), _folding())
     sha.update(json.dumps(settings, sort_keys=True, default=str).encode())
     code = sorted({file for metric in target.metrics for file in _code(metric)})
     for file in (*matched.model.files, *matched.program.sources, *job.externs, *job.libraries, *code):
@@ -97,6 +98,11 @@ def _words(job: Job) -> dict[str, object]:
         "annotations": asdict(job.annotations),
         "io": dict(job.io),
     }
+
+
+def _folding() -> dict[str, int]:
+    """Limits that say what model is compiled. All others say whether."""
+    return {name: value for name, value in changed().items() if name.startswith("folded-")}
 
 
 def _goal(target: Target) -> dict[str, object]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from potc.diagnostics.diagnostic import reject
+from potc.limits import limits
 
 VERSION = 2
-LONGEST = 1 << 30  # bytes of one line: a longer one was not written here, and is dropped like one that was cut off
 
 
 class Journal:
@@ -44,7 +44,10 @@ class Journal:
         self.resumed = len(self._places)
 
     def _read(self, identity: str) -> None:
-        for number, line in enumerate(iter(lambda: self._file.readline(LONGEST), b"")):
+        longest = (
+            limits().journal_line_bytes
+        )  # a longer line was not written here: it is dropped like one that was cut off
+        for number, line in enumerate(iter(lambda: self._file.readline(longest), b"")):
             entry = _parsed(line)
             if entry is None or (number == 0 and entry != ("potc journal", {"version": VERSION, "of": identity})):
                 break

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from potc.data import limits, pictures
+from potc.data import pictures
 from potc.data.annotated import AnnotatedDataset
 from potc.data.dataset import InputSpec
 from potc.data.indexed import as_source
@@ -23,6 +23,7 @@ from potc.data.objects import Objects
 from potc.data.pictures import read_picture
 from potc.data.source import Annotations, open_annotated
 from potc.diagnostics.diagnostic import Rejected
+from potc.limits import limited, stated
 
 COLOURS = InputSpec("x", np.dtype(np.float32), (None, 3, 4, 6))
 BYTES = InputSpec("x", np.dtype(np.uint8), (1, 4, 6, 3))
@@ -186,10 +187,10 @@ def test_damaged_pictures_and_missing_ones(tmp_path: Path) -> None:
     assert rejected(str(tmp_path / "list.txt"), [BYTES])[0] == "missing-file"
 
 
-def test_a_table_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LARGEST_TABLE", 100)
+def test_a_table_that_is_too_large(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b,c\n" + "1,2,3\n" * 20)
-    assert rejected(str(tmp_path / "t.csv"), [BYTES])[0] == "too-large"
+    with limited(stated({"table-bytes": 100})):
+        assert rejected(str(tmp_path / "t.csv"), [BYTES])[0] == "too-large"
 
 
 def test_pictures_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +269,9 @@ def test_python_objects_that_are_none(thing: Any, code: str) -> None:
     assert rejected(thing, [ROW])[0] == code
 
 
-def test_what_is_held_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potc.data.indexed.LARGEST_HELD", 100)
-    with pytest.raises(Rejected, match="too-large"):
+@pytest.mark.parametrize(("limit", "most"), [("held-bytes", 100), ("samples", 10)])
+def test_what_is_held_has_a_limit(limit: str, most: int) -> None:
+    with limited(stated({limit: most})), pytest.raises(Rejected, match="too-large"):
         as_source(ONE for _ in range(20))
 
 

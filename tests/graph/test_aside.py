@@ -193,7 +193,7 @@ def test_folded_weights_are_set_aside_in_several_rounds(monkeypatch: pytest.Monk
 
     expected = folded(2**31)
     runs: list[int] = []
-    monkeypatch.setattr(prepare, "TOTAL", 2 * 48 * 48 * 4)
+    monkeypatch.setattr(prepare, "APART", 2 * 48 * 48 * 4)
     real = prepare.run_once
     monkeypatch.setattr(prepare, "run_once", lambda m, names: runs.append(len(names)) or real(m, names))
     lean = folded(0)

@@ -15,6 +15,7 @@ from potc.cli.main import main
 from potc.diagnostics.diagnostic import Rejected
 from potc.graph.external import PAGE, open_beneath, take_apart
 from potc.graph.read import read_model
+from potc.limits import limited, stated
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "digits" / "model.onnx"
 
@@ -95,9 +96,8 @@ def test_shared_bytes_do_not_multiply(tmp_path: Path) -> None:
     assert caught.value.diagnostics[0].code == "too-large"
 
 
-def test_a_device_without_end_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potc.graph.read.LIMIT", 1 << 20)
-    with pytest.raises(Rejected) as caught:
+def test_a_device_without_end_is_too_large() -> None:
+    with limited(stated({"model-bytes": "1MiB"})), pytest.raises(Rejected) as caught:
         read_model("/dev/zero")
     assert caught.value.diagnostics[0].code == "too-large"
 

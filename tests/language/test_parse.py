@@ -13,7 +13,8 @@ from potc.diagnostics.diagnostic import Diagnostic, Rejected
 from potc.diagnostics.render_text import render
 from potc.diagnostics.source import Source
 from potc.language import mistakes
-from potc.language.parse import MAX_NESTING, parse
+from potc.language.parse import parse
+from potc.limits import limits
 
 RULES = Path(__file__).parents[2] / "rules"
 SHIPPED = {p.stem: p.read_text() for p in sorted(RULES.glob("*.rules"))}
@@ -109,7 +110,7 @@ def test_plain_mistakes_say_found_and_expected() -> None:
 def test_nesting_is_bounded() -> None:
     for deep in ("(" * 5000 + "1" + ")" * 5000, "-" * 5000 + "1", "not " * 5000 + "true", " + ".join("1" * 5000)):
         (only,) = diagnose(f"pred p() = {deep}")
-        assert str(MAX_NESTING) in only.message
+        assert str(limits().rule_nesting) in only.message
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ BAD = (
 
 def forget() -> None:
     parse.machine.cache_clear()
-    parse.parse.cache_clear()
+    parse._parsed.cache_clear()
     recovery.grammar.cache_clear()
 
 

@@ -15,6 +15,7 @@ from potc.data.dataset import Dataset
 from potc.diagnostics.diagnostic import Rejected
 from potc.graph.model import Model
 from potc.language.program import QType
+from potc.limits import limited, stated
 from potc.quantize.calibrate import calibrate
 from potc.quantize.plan import Origin, Plan, Quantizer
 from potc.quantize.ranges import Ranges, merge_ranges, read_ranges
@@ -146,13 +147,11 @@ def test_written_json_has_no_extensions() -> None:
     assert json.loads(Ranges({"x": Statistic()}).to_json(), parse_constant=lambda c: pytest.fail(c))["potc"] == "ranges"
 
 
-def test_saved_ranges_that_are_no_file_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potc.data.limits.LARGEST_TABLE", 1000)
+def test_saved_ranges_that_are_no_file_to_read(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_bytes(b" " * 1001)
-    with pytest.raises(Rejected, match="too-large"):
-        read_ranges(str(tmp_path / "r.json"))
-    with pytest.raises(Rejected, match="too-large"):
-        read_ranges("/dev/zero")
+    for path in (str(tmp_path / "r.json"), "/dev/zero"):
+        with limited(stated({"table-bytes": 1000})), pytest.raises(Rejected, match="too-large"):
+            read_ranges(path)
     (tmp_path / "r.json").write_bytes(b"\xff")
     with pytest.raises(Rejected, match="not-ranges"):
         read_ranges(str(tmp_path / "r.json"))

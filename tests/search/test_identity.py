@@ -19,6 +19,7 @@ from potc.data.source import open_annotated
 from potc.evaluate.metrics.classification import topk
 from potc.evaluate.metrics.foreign import as_metric
 from potc.evaluate.metrics.named import metric_named
+from potc.limits import limited, stated
 from potc.search.identity import identity
 from potc.search.target import Target
 
@@ -53,6 +54,15 @@ def test_equal_inputs_have_one_identity(of: Callable[..., str]) -> None:
     Path("elsewhere").mkdir()
     Path("model.onnx").touch()
     assert of() == of()
+
+
+def test_limits_count_that_decide_what_is_compiled(of: Callable[..., str]) -> None:
+    with limited(stated({"sample-bytes": 1 << 40, "arrays": 50})):
+        before = of()
+    assert before == of()
+    for name in ("folded-growth-bytes", "folded-total-bytes"):
+        with limited(stated({name: 1000})):
+            assert of() != before
 
 
 @pytest.mark.parametrize("metric", ["metric.py:right", "top1,decode=decode.py:first"])

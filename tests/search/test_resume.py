@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potc.diagnostics.diagnostic import Rejected
+from potc.limits import limited, stated
 from potc.search.journal import Journal
 from potc.search.records import decoded, encoded
 
@@ -158,14 +159,14 @@ def test_arrays_come_back_and_other_objects_are_refused() -> None:
         decoded({"class": "os:system", "fields": {}})
 
 
-def test_a_line_of_a_journal_that_is_too_long_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_a_journal_that_is_too_long_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "j"
     journal = Journal(str(path), "inputs")
     journal.put("a", 1)
     journal.put("b", "x" * 2000)
     journal.close()
-    monkeypatch.setattr("potc.search.journal.LONGEST", 1000)
-    again = Journal(str(path), "inputs")
+    with limited(stated({"journal-line-bytes": 1000})):
+        again = Journal(str(path), "inputs")
     assert (again.resumed, again.get("a")) == (1, 1)
     assert "b" not in again
     again.close()

@@ -1,32 +1,25 @@
-"""How large things of the user may be: what claims more is a mistake or an attack, and is refused before it is read."""
+"""Files of the user that are read whole, none of them longer than it may be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from potc.diagnostics.diagnostic import Rejected, reject
-
-LARGEST_SAMPLE = 2 << 30  # bytes of one sample of one array
-LARGEST_PICTURE = 100_000_000  # pixels
-LARGEST_TABLE = 512 << 20  # bytes of a JSON or CSV file: parsed, it takes about ten times as much memory
-LARGEST_HELD = 8 << 30  # bytes of samples that are held in memory because they can't be asked for by index
-LARGEST_DOWNLOAD = 64 << 30  # bytes
-MOST_ARRAYS = 1_000  # in one .npz file
-MOST_SAMPLES = 10_000_000
+from potc.limits import limits, with_raising
 
 
 def read_table(path: str) -> bytes:
     """The bytes of a JSON or CSV file, however large a device or a pipe of this name may be. Raises Rejected(too-large,
     missing-file)."""
+    most = limits().table_bytes
     try:
         with Path(path).open("rb") as file:
-            content = file.read(LARGEST_TABLE + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise unreadable(path, error) from error
-    if len(content) > LARGEST_TABLE:
-        raise reject(
-            "too-large", f"{path} has more than {LARGEST_TABLE:,} bytes", help="give a smaller file, or samples as .npz"
-        )
+    if len(content) > most:
+        help_ = with_raising("give a smaller file, or samples as .npz", "table-bytes")
+        raise reject("too-large", f"{path} has more than {most:,} bytes", help=help_)
     return content
 
 
