@@ -27,6 +27,7 @@ from potc.graph.whole import whole_bytes
 from potc.language.lattice import spell
 from potc.quantize.borders import Border
 from potc.quantize.doubts import doubts
+from potc.quantize.equalize.centre import Centred
 from potc.quantize.equalize.run import Equalized
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Kernel, Left
@@ -141,11 +142,13 @@ class SecondOrder:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """What equalization did to the float model: ``groups`` of channels that were scaled together, ``difference`` of results
-    before and after, as a share of their norm; ``refused``: why nothing was changed although scales were found."""
+    """What equalization did to the float model: ``groups`` of channels that were scaled together, tensors that were ``centred``,
+    ``difference`` of results before and after, as a share of their norm; ``refused``: why nothing was changed although something
+    was found."""
 
     method: str
     groups: tuple[Equalized, ...]
+    centred: tuple[Centred, ...]
     difference: float
     refused: str
 
@@ -297,7 +300,7 @@ def report(
 def _scaled(compilation: Compilation) -> Scaled | None:
     found = compilation.equalization
     method = compilation.job.tuning.equalize.method
-    return found and Scaled(method, found.groups, found.difference, found.refused)
+    return found and Scaled(method, found.groups, found.centred, found.difference, found.refused)
 
 
 def _is_measured(compilation: Compilation) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from potc.cli.layers import layer_rows, layers_title, unwatched_line
 from potc.diagnostics.render_text import escaped
+from potc.quantize.equalize.centre import Centred
 from potc.quantize.equalize.run import Equalized
 from potc.report import FloatNode, KernelUse, Report, RuleUse, Scaled, Tried
 
@@ -29,6 +30,7 @@ def summary(report: Report, output: str, verbose: bool) -> str:
     if verbose:
         if report.equalization is not None:
             lines += _table("equalized between", [_scaled_row(g) for g in report.equalization.groups])
+            lines += _table("centred between", [_centred_row(c) for c in report.equalization.centred])
         if report.layers is not None:
             lines += _table(layers_title(report.layers), list(layer_rows(report.layers)))
             lines += filter(None, [unwatched_line(report.layers)])
@@ -68,18 +70,28 @@ def _counted(samples: int) -> str:
 
 
 def _equalized(found: Scaled) -> str:
-    if not found.groups:
-        return "nothing: no channels that can be scaled would gain by it"
-    channels = sum(group.channels for group in found.groups)
-    low, high = min(g.smallest for g in found.groups), max(g.largest for g in found.groups)
-    groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
-    return f"{channels} channels in {groups}, divided by {low:.3g} to {high:.3g}"
+    told: list[str] = []
+    if found.groups:
+        channels = sum(group.channels for group in found.groups)
+        low, high = min(g.smallest for g in found.groups), max(g.largest for g in found.groups)
+        groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
+        told.append(f"{channels} channels in {groups}, divided by {low:.3g} to {high:.3g}")
+    if found.centred:
+        tensors = "1 tensor" if len(found.centred) == 1 else f"{len(found.centred)} tensors"
+        told.append(f"{sum(c.channels for c in found.centred)} channels in {tensors} centred")
+    return "; ".join(told) or "nothing: no channels that can be scaled would gain by it"
 
 
 def _scaled_row(group: Equalized) -> tuple[str, ...]:
     nodes = (", ".join(map(escaped, names)) for names in (group.sources, group.sinks))
     scales = f"{group.channels} channels divided by {group.smallest:.3g} to {group.largest:.3g}"
     return *nodes, scales, f"{100 * group.noise:.0f} % of the noise"
+
+
+def _centred_row(tensor: Centred) -> tuple[str, ...]:
+    moved = f"{tensor.channels} channels moved by up to {tensor.largest:.3g}"
+    sinks = ", ".join(map(escaped, tensor.sinks))
+    return escaped(tensor.source), sinks, moved, f"{100 * tensor.share:.0f} % of the extent"
 
 
 def _tried_row(tried: Tried) -> tuple[str, ...]:

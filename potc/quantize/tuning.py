@@ -108,8 +108,9 @@ class RangeSettings:
 class EqualizeSettings:
     """Changes of the float model that leave its results as they were and make it easier to quantize; none by default.
 
-    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place. ``limits``: channels
-    behind an upper limit "keep" their scale, or it is "spread": each channel gets its own, by a node behind.
+    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place; "align" and "best" also
+    move means (see ``equalize/centre.py``). ``limits``: channels behind an upper limit "keep" their scale, or it is "spread": each
+    channel gets its own, by a node behind.
     """
 
     method: str = "none"

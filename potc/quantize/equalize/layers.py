@@ -155,7 +155,7 @@ class _Builder:
             rows = self._laid(by_power.get(-1), out, into, matrix)
             columns = self._laid(by_power.get(1), out, into, matrix)
             constant = formats.get((self.snapshot.names[node], touch.port))
-            qtype = _taken(constant.types, self.preset) if constant is not None else None
+            qtype = taken(constant.types, self.preset) if constant is not None else None
             axis = constant.axis_of(qtype) if constant is not None and qtype is not None else None
             flat = np.moveaxis(values, (out, into), (0, 1)).reshape(*matrix, -1)
             yield Layer(
@@ -166,7 +166,7 @@ class _Builder:
                 rows,
                 columns,
                 np.broadcast_to(self._power(node, columns, matrix), matrix),
-                _codes(qtype),
+                codes_of(qtype),
                 axis == out,
             )
 
@@ -210,7 +210,7 @@ class _Builder:
                 whole = [[np.broadcast_to(part, m.shape).ravel() for part in (m, *s)] for m, s in told]
                 index, low, high, power = (np.concatenate(parts) for parts in zip(*whole, strict=True))
                 qtype = quantizer.types[0] if self.preset == "performance" else quantizer.types[-1]
-                yield Stored(index, low, high, power, _codes(qtype), qtype.symmetric and qtype.signed)
+                yield Stored(index, low, high, power, codes_of(qtype), qtype.symmetric and qtype.signed)
 
     def addends(self) -> Iterator[Addend]:
         formats = {(c.node, c.port): c for c in self.plan.constants}
@@ -219,14 +219,14 @@ class _Builder:
             if touch.role != "weight" and constant is not None and not constant.factors:
                 values = self.snapshot.value(touch.tensor).astype(np.float64)
                 index = np.broadcast_to(touch.index, values.shape).ravel()
-                yield Addend(index, np.abs(values).ravel(), _codes(_taken(constant.types, self.preset)))
+                yield Addend(index, np.abs(values).ravel(), codes_of(taken(constant.types, self.preset)))
 
 
-def _taken(types: Sequence[QType], preset: str) -> QType:
+def taken(types: Sequence[QType], preset: str) -> QType:
     return types[-1] if preset == "accuracy" else types[0]
 
 
-def _codes(qtype: QType | None) -> int:
+def codes_of(qtype: QType | None) -> int:
     """Steps from the lowest to the highest code; 0 for float."""
     return 0 if qtype is None or qtype.floating else qtype.high - qtype.low
 

@@ -1,4 +1,5 @@
-"""The pass: find channels, look at what they hold, choose scales, make new constants, and see that nothing changed.
+"""The pass: centre channels where the method does, find those that can be scaled, look at what they hold, choose scales, make
+new constants, and see that nothing changed.
 
 Channels behind a limit (of a clipping activation) keep their scale, since a limit is one number for all channels, and scaled
 values would meet it elsewhere; or each gets a limit of its own, by a node that is added (``spread``).
@@ -21,6 +22,7 @@ from potc.graph.model import Model
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
 from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.program import Signature
+from potc.quantize.equalize.centre import Centred, centre
 from potc.quantize.equalize.channels import Channels
 from potc.quantize.equalize.contents import observe_contents
 from potc.quantize.equalize.fold import fold, operator_of, spread
@@ -33,6 +35,7 @@ from potc.quantize.tuning import EqualizeSettings
 
 TOLERANCE = 1e-4  # of a norm: rounding of constants gives about 1e-6
 COMPARED = 8  # samples
+CENTRING = ("align", "best")  # methods that move means of channels as well
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
@@ -55,11 +58,13 @@ class Equalized:
 @dataclass(frozen=True, slots=True)
 class Equalization:
     """``model``: with the same results, the same nodes (and more where limits were spread), and constants that are easier to
-    store; the given one where ``groups`` is empty. ``difference``: of its results, the largest norm of a float output's change as
-    a share of the output's norm. ``refused``: why nothing was changed although scales were found; "" otherwise."""
+    store; the given one where ``groups`` and ``centred`` are empty. ``difference``: of its results, the largest norm of a float
+    output's change as a share of the output's norm. ``refused``: why nothing was changed although something was found; ""
+    otherwise."""
 
     model: Model
     groups: tuple[Equalized, ...] = ()
+    centred: tuple[Centred, ...] = ()
     difference: float = 0.0
     refused: str = ""
 
@@ -74,11 +79,37 @@ def equalize(
     progress: Callable[[int, int], None],
 ) -> Equalization:
     """Equalizes a prepared model for what ``plan`` says will be stored. ``preset``: which of the allowed types are taken. Runs
-    each sample once, and a few of them twice more. Raises Rejected if onnxruntime can't."""
+    each sample once, with the methods of ``CENTRING`` twice, and a few of them twice more. Raises Rejected if onnxruntime can't."""
+    new, moved = model, ()
+    if equalize_by.method in CENTRING:
+        new, moved = centre(model, signatures, plan, samples, preset, progress)
+    scaled = _scaled(new, signatures, plan, samples, equalize_by, preset, progress)
+    if scaled is None:
+        return Equalization(model, refused="a scaled constant is not finite")
+    new, told = scaled
+    if not told and not moved:
+        return Equalization(model)
+    difference = compare(model, new, samples)
+    if not difference <= TOLERANCE:
+        refused = f"results would change by {difference:.2g} of their norm, more than rounding explains"
+        return Equalization(model, difference=difference, refused=refused)
+    return Equalization(new, told, moved, float(f"{difference:.2g}"))
+
+
+def _scaled(
+    model: Model,
+    signatures: Mapping[str, Signature],
+    plan: Plan,
+    samples: Dataset,
+    equalize_by: EqualizeSettings,
+    preset: str,
+    progress: Callable[[int, int], None],
+) -> tuple[Model, tuple[Equalized, ...]] | None:
+    """The model with scaled channels; the same one where none gain. None where a constant would not be finite."""
     least = operator_of(signatures, "least") if equalize_by.limits == "spread" else None
     snapshot, channels = _channels(model, signatures, samples, least is not None)
     if snapshot is None or channels is None:
-        return Equalization(model)
+        return model, ()
     kept = wanted_contents(snapshot, signatures, channels)
     named = {snapshot.tensors[t]: (len(snapshot.shapes[t] or ()), axes) for t, axes in kept.items()}
     contents = observe_contents(model, named, samples, progress)
@@ -88,17 +119,11 @@ def equalize(
         _told(network, group, scale, snapshot) for group in network.groups if (scale[group.channels] != 1).any()
     )
     if not told:
-        return Equalization(model)
+        return model, ()
     new = fold(model, snapshot, channels.touches, scale)
     if new is None:
-        return Equalization(model, refused="a scaled constant is not finite")
-    if least is not None:
-        new = spread(new, snapshot, channels.limits, scale, least)
-    difference = compare(model, new, samples)
-    if not difference <= TOLERANCE:
-        refused = f"results would change by {difference:.2g} of their norm, more than rounding explains"
-        return Equalization(model, difference=difference, refused=refused)
-    return Equalization(new, told, float(f"{difference:.2g}"))
+        return None
+    return new if least is None else spread(new, snapshot, channels.limits, scale, least), told
 
 
 def compare(model: Model, other: Model, samples: Dataset) -> float:

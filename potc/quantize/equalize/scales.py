@@ -3,7 +3,7 @@
 - "cross-layer": sqrt(rows / columns), the ranges of the weights before and behind (Nagel et al., "Data-Free Quantization
   through Weight Equalization and Bias Correction", 2019, section 4.1).
 - "smooth": activations^a / columns^(1 - a), a from a grid (Xiao et al., "SmoothQuant", 2022, equation 4).
-- "align": activations alone, as the ancestor's ActivationChannelAlignment.
+- "align": activations alone, as the ancestor's ActivationChannelAlignment; means were moved before (``centre.py``).
 - "best": all of these, and what lies between.
 """
 
