@@ -65,8 +65,8 @@ def looking(
     prepared: onnx.ModelProto, found: Behind, source: str, target: Averaged, step: float, prefix: str, opset: int
 ) -> tuple[list[NodeProto], list[onnx.TensorProto], tuple[str, ...]]:
     """Nodes and constants that take means by channel, and the names of these, float32 [C]: of f(t), and where f is a function, of
-    f(t + step) and f(t - step), t being ``target.tensor``. ``source``: what f reads in the float model; ``prefix``: of all new
-    names."""
+    f(t + step) and f(t - step), t being ``target.tensor``, float32. ``source``: what f reads in the float model; ``prefix``: of all
+    new names."""
     names = (f"{prefix}/mean", f"{prefix}/up", f"{prefix}/down") if found.nodes else (f"{prefix}/mean",)
     nodes: list[NodeProto] = []
     constants: list[onnx.TensorProto] = []
@@ -80,7 +80,7 @@ def looking(
         copies, end = _copied(prepared, found, source, place, name)
         nodes += copies
         wanted.append((name, Averaged(end, target.rank, target.channel)))
-    means, stored = mean_graph(wanted, opset)
+    means, stored = mean_graph(wanted, opset, {}, cast=False)
     return [*nodes, *means], [*constants, *stored], names
 
 

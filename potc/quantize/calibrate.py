@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from potc.execute.float_runs import next_results, open_float
 from potc.execute.session import WORKERS, run_each
 from potc.graph.bodies import Body
 from potc.graph.model import Model
+from potc.quantize.channel_means import ChannelMean, MeanSums, merge_means
 from potc.quantize.estimators import quantile_of
 from potc.quantize.histogram import Histogram, merge_histograms
 from potc.quantize.inner import InnerRuns
@@ -29,12 +31,10 @@ from potc.quantize.needs import EXTREMES, Needs, needs_of
 from potc.quantize.observe import (
     FLOATS,
     REDUCTIONS,
-    ChannelMean,
     averaged_by,
     expose,
     instrument,
     mean_outputs,
-    merge_means,
     reductions,
     value_outputs,
 )
@@ -142,7 +142,8 @@ class _Observer:
             instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads, self._rectified)
         )
         self._extremes: list[np.ndarray] = []  # float32 [tensors, 2] of each sample; NaN where a tensor is empty
-        self._means = {key: ChannelMean() for key in averaged}
+        self._sums = MeanSums(len(self._channels))
+        self._windowed = dict.fromkeys(self._windows, ChannelMean())
         self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
         self._by_channel: dict[tuple[str, int], _Channels] = {
             k: _Channels(r) for k, r in needs.channels.items() if k[0] in own
@@ -169,8 +170,7 @@ class _Observer:
         self._runs += 1
         self._extremes.append(self._checked(index, feed, results))
         rest = iter(results[len(self._scalars) :])
-        for key in self._channels:
-            self._average(key, np.asarray(next(rest)))
+        self._sums.add([np.asarray(m) for m in islice(rest, len(self._channels))])
         for tensor in self._fetched:
             values = np.asarray(next(rest))
             if values.size:
@@ -195,8 +195,7 @@ class _Observer:
 
     def _average(self, key: str, means: np.ndarray) -> None:
         if np.isfinite(means).all():  # no positions give NaN
-            flat = means if means.ndim < 2 else means.reshape(len(means), -1)
-            self._means[key] = merge_means(self._means[key], ChannelMean.of_sample(flat))
+            self._windowed[key] = merge_means(self._windowed[key], ChannelMean.of_sample(means))
 
     def _fetch(self, tensor: str, values: np.ndarray) -> None:
         for key, correction in self._windows.items():
@@ -215,8 +214,9 @@ class _Observer:
         seen = np.zeros(
             (len(self._tensors), len(REDUCTIONS)), np.float32
         )  # nothing is below 0 where no minimum was taken
-        for place, value in zip(self._scalars.values(), results, strict=False):
-            seen[place] = value
+        if self._scalars:
+            rows, places = zip(*self._scalars.values(), strict=True)
+            seen[rows, places] = np.array(results[: len(self._scalars)], np.float32)
         extremes = seen[:, :2].copy()
         for position in np.flatnonzero(~np.isfinite(seen).all(axis=1)):
             low, high, total = seen[position].tolist()
@@ -252,7 +252,8 @@ class _Observer:
             by_tensor[tensor] = Statistic.of_samples(pairs[:, 0], pairs[:, 1], more, self._histograms.get(tensor))
         by_channel = {key: channels.statistic() for key, channels in self._by_channel.items()}
         runs = {self.key: self._runs} if self.key else {}
-        found = Ranges(by_tensor, self._means, by_channel, self._seen, model, generated, runs)
+        means = self._windowed | dict(zip(self._channels, self._sums.means(), strict=True))
+        found = Ranges(by_tensor, means, by_channel, self._seen, model, generated, runs)
         for body in self._bodies.values():
             found = merge_ranges(found, body.ranges(model, generated))
         return found

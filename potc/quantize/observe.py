@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from potc.graph.names import free_prefix
 from potc.quantize.plan import Correction, Window
-from potc.quantize.windows import matrices
+from potc.quantize.windows import matrices, strip
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 REDUCTIONS = (("min", "ReduceMin"), ("max", "ReduceMax"), ("sum", "ReduceSum"))
@@ -31,44 +31,6 @@ def reductions(
         for place, (word, _) in enumerate(REDUCTIONS)
         if place or tensor not in rectified
     }
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelMean:
-    """The mean of each channel of one tensor, over all positions of all samples; merged exactly.
-
-    Each sample's means (float32, [C], or [C, taps] of what each tap of a kernel meets) are split onto two fixed grids, 2**-20
-    and 2**-60, and added as 64-bit integers, 16 bytes a mean: what a sample adds does not depend on the others. Magnitudes
-    above 2**42 count as 2**42. Without samples the sums are None.
-    """
-
-    samples: int = 0
-    coarse: np.ndarray | None = None
-    fine: np.ndarray | None = None
-
-    @staticmethod
-    def of_sample(means: np.ndarray) -> ChannelMean:
-        """One sample. ``means``: finite numbers, [C] or [C, taps]."""
-        values = np.clip(means.astype(np.float64), -(2.0**42), 2.0**42)
-        coarse = np.rint(values * 2.0**20)
-        fine = np.rint((values - coarse * 2.0**-20) * 2.0**60)
-        return ChannelMean(1, coarse.astype(np.int64), fine.astype(np.int64))
-
-    @property
-    def mean(self) -> np.ndarray | None:
-        """Float64, [C] or [C, taps]; None without samples."""
-        if self.coarse is None or self.fine is None:
-            return None
-        return (self.coarse * 2.0**-20 + self.fine * 2.0**-60) / self.samples
-
-
-def merge_means(a: ChannelMean, b: ChannelMean) -> ChannelMean:
-    """The means of the samples of both. Associative and commutative to the bit; ``ChannelMean()`` is neutral."""
-    if a.coarse is None or a.fine is None:
-        return b
-    if b.coarse is None or b.fine is None:
-        return a
-    return ChannelMean(a.samples + b.samples, a.coarse + b.coarse, a.fine + b.fine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +57,78 @@ def mean_outputs(proto: onnx.ModelProto, count: int) -> tuple[str, ...]:
 
 
 def mean_graph(
-    averaged: Iterable[tuple[str, Averaged]], opset: int
+    averaged: Iterable[tuple[str, Averaged]], opset: int, pictures: Mapping[str, int], cast: bool = True
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Nodes and initializers that make a float32 mean of the given name for each: see ``windows.py`` where one has a window."""
+    """Nodes and initializers that make a float32 mean of the given name for each: see ``windows.py`` where one has a window.
+
+    ``pictures``: float32 tensors of [N, C, H, W] that certainly have elements, with their C; what takes their means works in
+    onnxruntime's own layout of them (docs/decisions/0053-observing-rectified-tensors.md). ``cast``: others may hold other floats.
+    """
     nodes: list[onnx.NodeProto] = []
     stored: list[onnx.TensorProto] = []
     for name, wanted in averaged:
-        source = f"{name}/float"
-        nodes.append(helper.make_node("Cast", [wanted.tensor], [source], name=source, to=TensorProto.FLOAT))
-        axes = [a for a in range(wanted.rank) if a != wanted.channel]
+        source, axes = wanted.tensor, [a for a in range(wanted.rank) if a != wanted.channel]
+        channels = pictures.get(source, 0) if wanted.channel == 1 else 0
+        if cast and not channels:
+            source = f"{name}/float"
+            nodes.append(helper.make_node("Cast", [wanted.tensor], [source], name=source, to=TensorProto.FLOAT))
         if wanted.window is not None:
             axes = [0]
-            turn = [0, 1, wanted.rank - 1, *range(2, wanted.rank - 1)]
-            for step, matrix in enumerate(matrices(wanted.window, wanted.lengths)):
-                product, turned, factor = (f"{name}/{step}/{word}" for word in ("product", "turned", "taps"))
-                stored.append(numpy_helper.from_array(matrix, factor))
-                nodes.append(helper.make_node("MatMul", [source, factor], [product], name=product))
-                nodes.append(helper.make_node("Transpose", [product], [turned], name=turned, perm=turn))
-                source = turned
+            by_strips = _by_strips(wanted.window, wanted.lengths, source, name, channels) if channels else None
+            more, kept, source = by_strips or _by_matrices(wanted.window, wanted.lengths, source, name)
+            nodes += more
+            stored += kept
+        elif channels:
+            nodes.append(helper.make_node(POOLS["sum"], [source], [f"{name}/channels"], name=f"{name}/channels"))
+            source = f"{name}/channels"
         node, listed = reduction("ReduceMean", source, name, axes, opset, keepdims=0)
         nodes.append(node)
         stored.extend(listed)
     return nodes, stored
+
+
+_Taps = tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]  # and the tensor [N, C, taps...] that they make
+
+
+def _by_matrices(window: Window, lengths: Sequence[int], source: str, name: str) -> _Taps:
+    nodes: list[onnx.NodeProto] = []
+    stored: list[onnx.TensorProto] = []
+    rank = 2 + len(lengths)
+    turn = [0, 1, rank - 1, *range(2, rank - 1)]
+    for step, matrix in enumerate(matrices(window, lengths)):
+        product, turned, factor = (f"{name}/{step}/{word}" for word in ("product", "turned", "taps"))
+        stored.append(numpy_helper.from_array(matrix, factor))
+        nodes.append(helper.make_node("MatMul", [source, factor], [product], name=product))
+        nodes.append(helper.make_node("Transpose", [product], [turned], name=turned, perm=turn))
+        source = turned
+    return nodes, stored, source
+
+
+def _by_strips(window: Window, lengths: Sequence[int], source: str, name: str, channels: int) -> _Taps | None:
+    """None where an axis has no strip."""
+    nodes: list[onnx.NodeProto] = []
+    stored: list[onnx.TensorProto] = []
+    for axis in (1, 0):  # what lies together first
+        found = strip(window, axis, lengths[axis])
+        if found is None:
+            return None
+        along, weights = f"{name}/{axis}", f"{name}/{axis}/weights"
+        shape = _across(axis, len(found.weights))
+        values = np.broadcast_to(found.weights.reshape(shape), (channels, 1, *shape))
+        stored.append(numpy_helper.from_array(np.ascontiguousarray(values), weights))
+        strides, dilations = _across(axis, found.stride), _across(axis, found.dilation)
+        pads = [n for pad in found.pads for n in _across(axis, pad, 0)]
+        node = helper.make_node("Conv", [source, weights], [along], name=along, group=channels)
+        for word, numbers in (("strides", strides), ("dilations", dilations), ("pads", pads)):
+            node.attribute.append(helper.make_attribute(word, numbers))
+        nodes.append(node)
+        source = along
+    return nodes, stored, source
+
+
+def _across(axis: int, value: int, other: int = 1) -> list[int]:
+    """Of height and width, ``value`` for one and ``other`` for the other one."""
+    return [value, other] if axis == 0 else [other, value]
 
 
 def reduction(
@@ -159,13 +171,14 @@ def instrument(
     prefix = free_prefix(proto, "observed")
     nodes: list[onnx.NodeProto] = []
     outputs: list[onnx.ValueInfoProto] = []
-    pictures = _pictures(proto).intersection(rectified)
+    pictures = _pictures(proto)
+    pooled_first = pictures.keys() & set(rectified)
     for index, (tensor, dtype) in enumerate(_checked(proto, tensors)):
         source = tensor
         if dtype != TensorProto.FLOAT:
             source = f"{prefix}/{index}/float"
             nodes.append(helper.make_node("Cast", [tensor], [source], name=source, to=TensorProto.FLOAT))
-        pooled = tensor in pictures
+        pooled = tensor in pooled_first
         for word, reduction in REDUCTIONS[tensor in rectified :]:
             name = f"{prefix}/{index}/{word}"
             first = source
@@ -176,7 +189,11 @@ def instrument(
             nodes.append(helper.make_node(reduction, [first], [name], name=name, keepdims=0))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    more, stored = mean_graph(zip(mean_outputs(proto, len(means)), means, strict=True), opset)
+    more, stored = mean_graph(
+        zip(mean_outputs(proto, len(means)), means, strict=True),
+        opset,
+        {n: pictures[n] for n in pictures.keys() & _of_layers(proto)},
+    )
     nodes.extend(more)
     for name, tensor in zip(value_outputs(proto, len(fetched)), fetched, strict=True):
         nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
@@ -186,15 +203,27 @@ def instrument(
     return appended(proto, nodes, outputs, stored)
 
 
-def _pictures(proto: onnx.ModelProto) -> set[str]:
-    """Computed float32 tensors of [N, C, H, W] whose channels certainly have elements."""
-    return {
-        value.name
-        for value in proto.graph.value_info
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
-        and len(dims := value.type.tensor_type.shape.dim) == 4
-        and all(d.dim_value > 0 for d in dims[1:])
-    }
+def _pictures(proto: onnx.ModelProto) -> dict[str, int]:
+    """Computed float32 tensors of [N, C, H, W] whose channels certainly have elements, with C."""
+    found: dict[str, int] = {}
+    for value in (*proto.graph.value_info, *proto.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        single = value.type.tensor_type.elem_type == TensorProto.FLOAT
+        if single and len(dims) == 4 and all(d.dim_value > 0 for d in dims[1:]):
+            found[value.name] = dims[1].dim_value
+    return found
+
+
+def _of_layers(proto: onnx.ModelProto) -> set[str]:
+    """Tensors that a stored tensor of four axes and a single computed one make, and what is made of them alone: the layout in which
+    onnxruntime keeps them does not hang on where else the graph is cut, so neither does the order in which they are added up."""
+    stored = {t.name: len(t.dims) for t in proto.graph.initializer}
+    found: set[str] = set()
+    for node in proto.graph.node:
+        computed = [name for name in node.input if name and name not in stored]
+        if len(computed) == 1 and (computed[0] in found or any(stored.get(name) == 4 for name in node.input)):
+            found.update(node.output)
+    return found
 
 
 def _returned(proto: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[onnx.ValueInfoProto]:

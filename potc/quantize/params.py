@@ -16,6 +16,7 @@ from potc.execute.aside import Scratch, Shelf
 from potc.language.program import Granularity
 from potc.quantize.activations import legal_types, solve_activation, which
 from potc.quantize.blocks import spread
+from potc.quantize.channel_means import ChannelMean
 from potc.quantize.constant_range import constant_range, limits
 from potc.quantize.correct import mean_output
 from potc.quantize.estimators import aggregate
@@ -23,7 +24,6 @@ from potc.quantize.level import level
 from potc.quantize.moments import SecondMoments
 from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.numbers import QuantParams
-from potc.quantize.observe import ChannelMean
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan
 from potc.quantize.ranges import Ranges
 from potc.quantize.round import second_order

@@ -12,7 +12,7 @@ from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
 from potc.graph.whole import whole_model
-from potc.quantize.observe import ChannelMean, merge_means
+from potc.quantize.channel_means import ChannelMean, merge_means
 from potc.quantize.seen import Seen, merge_seen
 from potc.quantize.statistic import Statistic, decoded, encoded, merge
 

@@ -10,6 +10,7 @@ and ``output_padding`` and ``output_shape`` where results are spread out).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,32 @@ def tap_means(values: np.ndarray, window: Window) -> np.ndarray:
         # The last axis becomes taps, and the first of those behind the channels: so all come round once, in order.
         found = np.moveaxis(found @ taps(window, axis, found.shape[-1]).T, -1, 2)
     return found.mean(axis=0).reshape(found.shape[1], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """A convolution along one axis, channel by channel, whose result at k is the mean of what tap k of a window meets.
+    ``weights``: float32 [elements]; ``pads``: before and behind."""
+
+    weights: np.ndarray
+    stride: int
+    dilation: int
+    pads: tuple[int, int]
+
+
+def strip(window: Window, axis: int, length: int) -> Strip | None:
+    """Of the result r, tap k meets k * dilation + r * stride, less the padding. Summed over r that is a convolution whose taps are
+    the results, with stride and dilation exchanged. None where inputs are spread, or nothing is met."""
+    out, before = _laid(window, axis, length)
+    if window.spreads or not out:
+        return None
+    stride, dilation = window.strides[axis], window.dilations[axis]
+    weights = np.full(out, 1 / out, np.float32)
+    behind = (window.kernel[axis] - 1) * dilation + (out - 1) * stride + 1 - length - before
+    if behind <= -dilation:  # one more result would fit in, less than a stride behind: so one more element keeps it out
+        weights = np.append(weights, np.float32(0))
+        behind += stride
+    return Strip(weights, dilation, stride, (before, max(behind, 0)))
 
 
 def matrices(window: Window, lengths: Sequence[int]) -> list[np.ndarray]:

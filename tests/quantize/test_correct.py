@@ -15,9 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from potc.compiler import Job, compile_model
 from potc.execute.session import open_session
+from potc.quantize.channel_means import ChannelMean, MeanSums, merge_means
 from potc.quantize.correct import mean_output
-from potc.quantize.observe import Averaged, ChannelMean, mean_graph, merge_means
+from potc.quantize.observe import Averaged, mean_graph
 from potc.quantize.params import dequantize
+from potc.quantize.plan import Window
 from potc.quantize.tuning import BiasSettings, Tuning
 from potc.quantize.windows import tap_means, window_of
 
@@ -84,20 +86,46 @@ def test_the_mean_of_a_layer_is_that_of_its_outputs(
     np.testing.assert_allclose(found, y.mean(rest, dtype=np.float64), rtol=1e-4, atol=1e-4)
 
 
-@given(layers())
-@settings(deadline=None, max_examples=50)
-def test_what_taps_meet_is_the_same_inside_of_a_graph(
-    layer: tuple[str, np.ndarray, np.ndarray, dict[str, object]],
-) -> None:
-    op, x, w, attributes = layer
-    window = window_of(attributes, w.shape[2:], op == "ConvTranspose")
-    assume(window is not None)
-    nodes, stored = mean_graph([("mean", Averaged("x", x.ndim, 1, window, x.shape[2:]))], 13)
+def mean_inside(x: np.ndarray, window: Window | None, pictures: dict[str, int]) -> tuple[np.ndarray, set[str]]:
+    """What a graph returns as the mean of x, and its operators."""
+    averaged = Averaged("x", x.ndim, 1, window, x.shape[2:] if window else ())
+    nodes, stored = mean_graph([("mean", averaged)], 13, pictures)
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
     graph = helper.make_graph(nodes, "g", inputs, [helper.make_empty_tensor_value_info("mean")], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     found = open_session(model.SerializeToString(), optimize=True, threads=1).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found.reshape(x.shape[1], -1), tap_means(x, window), rtol=1e-4, atol=1e-6)
+    return found.reshape(x.shape[1], -1), {node.op_type for node in nodes}
+
+
+@given(layers(), st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_what_taps_meet_is_the_same_inside_of_a_graph(
+    layer: tuple[str, np.ndarray, np.ndarray, dict[str, object]], known: bool
+) -> None:
+    op, x, w, attributes = layer
+    window = window_of(attributes, w.shape[2:], op == "ConvTranspose")
+    pictures = {"x": x.shape[1]} if known and x.ndim == 4 else {}
+    found, _ = mean_inside(x, window, pictures)
+    others = (0, *range(2, x.ndim))
+    wanted = x.mean(others, dtype=np.float64)[:, None] if window is None else tap_means(x, window)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kernel", "size", "operators"),
+    [
+        ({}, (1, 1), 8, {"GlobalAveragePool"}),
+        ({"strides": [2, 2]}, (1, 1), 8, {"Conv"}),  # a result more would fit in
+        ({"pads": [1, 1, 1, 1]}, (3, 3), 8, {"Conv"}),
+        ({"dilations": [9, 1]}, (2, 2), 8, {"MatMul", "Transpose"}),  # nothing is met
+    ],
+)
+def test_means_of_pictures_are_taken_in_their_own_layout(
+    attributes: dict[str, object], kernel: tuple[int, ...], size: int, operators: set[str]
+) -> None:
+    x = np.random.default_rng(0).uniform(0, 3, (1, 16, size, size)).astype(np.float32)
+    _, made = mean_inside(x, window_of(attributes, kernel, False), {"x": 16})
+    assert made == {*operators, "ReduceMean"}
 
 
 @pytest.mark.parametrize("more", [{"output_padding": [1, 0]}, {"output_shape": [11, 12]}])
@@ -145,6 +173,26 @@ def test_means_merge_exactly_in_any_order(samples: list[np.ndarray], random: obj
     np.testing.assert_array_equal(forward.mean, backward.mean)
     exact = np.mean(np.array(samples, np.float64), axis=0)
     np.testing.assert_allclose(forward.mean, exact, rtol=1e-12, atol=1e-15)
+
+
+@given(st.lists(st.tuples(MEANS, MEANS), min_size=1, max_size=4), st.sets(st.integers(0, 3)))
+def test_a_row_of_sums_holds_the_mean_of_each_tensor(
+    samples: list[tuple[np.ndarray, np.ndarray]], empty: set[int]
+) -> None:
+    row, wanted = MeanSums(3), [ChannelMean()] * 3
+    for number, (a, b) in enumerate(samples):
+        tensors = [a, np.stack([b, a, a, b], 1).reshape(3, 2, 2), b]
+        if number in empty:
+            tensors[1] = np.where(np.arange(12).reshape(3, 2, 2) == 5, np.float32("nan"), tensors[1])
+        row.add(tensors)
+        for index, means in enumerate(tensors):
+            if np.isfinite(means).all():
+                flat = means.reshape(3, -1) if means.ndim > 1 else means
+                wanted[index] = merge_means(wanted[index], ChannelMean.of_sample(flat))
+    for found, one in zip(row.means(), wanted, strict=True):
+        assert found.samples == one.samples
+        np.testing.assert_array_equal(found.coarse, one.coarse)
+        np.testing.assert_array_equal(found.fine, one.fine)
 
 
 def wide_layer(folder: Path, opset: int) -> str:

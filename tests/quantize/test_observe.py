@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser, shape_inference
 
-from potc.quantize.observe import REDUCTIONS, expose, instrument, reductions, value_outputs
+from potc.quantize.observe import REDUCTIONS, Averaged, expose, instrument, mean_outputs, reductions, value_outputs
 
 GRAPH = """g (float[N, 4] x, double[2] d, float16[2] h) => (float[N, 4] y, float[1, 1] z)
 <float[1, 4] w = {1, 2, 3, -4}> {
@@ -135,3 +135,23 @@ def test_the_sum_of_means_tells_of_nan_anywhere() -> None:
             x = np.ones((1, 8, 2, 2), np.float32)
             x.reshape(-1)[position] = value
             assert not np.isfinite(observed(proto, ["a"], ["a"], x)[0, 2])
+
+
+LAID = """g (float[N, 3, 4, 4] x) => (float[N, 8, 2, 2] y) {
+  a = Conv <strides = [1, 1]> (x, w)  b = Relu(a)  c = Abs(x)  d = Add(a, b)  y = Relu(d)
+}"""
+
+
+@pytest.mark.parametrize(("tensor", "pooled"), [("a", True), ("b", True), ("c", False), ("d", False), ("y", False)])
+def test_means_are_pooled_where_the_layout_is_certain(tensor: str, pooled: bool) -> None:
+    """What is made of several computed tensors lies as the last of them does: that hangs on where a graph is cut."""
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {LAID}')
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w"))
+    proto = shape_inference.infer_shapes(proto)
+    made = instrument(proto, [], [Averaged(tensor, 4, 1)])
+    operators = [node.op_type for node in onnx.ModelProto.FromString(made).graph.node[len(proto.graph.node) :]]
+    assert operators == (["GlobalAveragePool", "ReduceMean"] if pooled else ["Cast", "ReduceMean"])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    proto.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
+    wanted = run(proto.SerializeToString(), [tensor], {"x": x})[0].mean((0, 2, 3))
+    np.testing.assert_allclose(run(made, list(mean_outputs(proto, 1)), {"x": x})[0], wanted, rtol=1e-5)
