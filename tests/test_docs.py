@@ -36,6 +36,7 @@ ALLOWED = {
     "ReduceMean": "written by calibration to see the mean of each channel",
     "Constant": "a constant as a node: read, where a graph is judged by what it stores",
     "MatMul": "written by calibration to see what each tap of a kernel meets",
+    "Conv": "the same of pictures, in the layout that they have",
     "Transpose": "the same, axis by axis",
     "Add": "written by accounting: a number that is added to a tensor, to see what it does to the outputs",
     "Shape": "constant folding: the answer is known without the values",
