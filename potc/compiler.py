@@ -27,6 +27,7 @@ from potc.graph.model import Model
 from potc.graph.names import all_graphs
 from potc.graph.opset import raise_opset, raise_opset_if_possible
 from potc.graph.prepare import drop_dead, fold_constants, infer_shapes
+from potc.graph.sizes import settle_sizes
 from potc.graph.widen import cast_borders, read_runnable
 from potc.graph.write import LIMIT, serialize
 from potc.language.program import Program
@@ -340,7 +341,8 @@ def prepare(model: Model, program: Program) -> tuple[Model, tuple[Change, ...]]:
 
 def prepare_graphs(model: Model, program: Program) -> Rewritten:
     """The same for a model of a fitting opset: its main graph first, so that bodies know what surrounds them."""
-    done = apply_rewrites(drop_dead(fold_constants(ask_types(infer_shapes(model)))), program)
+    settled = settle_sizes(drop_dead(fold_constants(ask_types(infer_shapes(model)))))
+    done = apply_rewrites(drop_dead(fold_constants(settled)), program)
     bodies = [body for body in bodies_of(done.model) if isinstance(body, Body)]
     inner = [prepare_graphs(body.model, program) for body in bodies]
     whole_model = drop_dead(with_bodies(done.model, [(b, i.model) for b, i in zip(bodies, inner, strict=True)]))

@@ -40,6 +40,8 @@ ALLOWED = {
     "Transpose": "the same, axis by axis",
     "Add": "written by accounting: a number that is added to a tensor, to see what it does to the outputs",
     "Shape": "constant folding: the answer is known without the values",
+    "Reshape": "constant folding: the shape that it is told, where the shape of its result is known",
+    "Gather": "constant folding: the question for one dimension of a Shape",
     "Size": "constant folding: the answer is known without the values",
     "If": "how ONNX runs nested graphs",
     "Loop": "how ONNX runs nested graphs",
