@@ -9,7 +9,9 @@ equal answers where ``eval.py`` scores top-1, and the metric on labels. ``cpu`` 
 optimizations off, in float arithmetic between the quantizers; other devices only so, as this host has no kernels of theirs.
 
 Each measurement is a line in ``--rows``; one that is there already is not made again, so an interrupted run goes on. ``seconds``
-are CPU seconds of everything behind calibration. ``--table`` prints Markdown tables of the rows and measures nothing.
+are CPU seconds of everything behind calibration. ``--calibrate even`` and ``odd`` take every second calibration sample: two
+calibrations that share none say how much of a difference is chance. ``--table`` prints Markdown tables of the rows and measures
+nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranges import halves
 from sixteen_bits import loaded
 
 from potc.choose import choose
@@ -136,7 +139,7 @@ class Bench:
 
 
 def measure(
-    tree: Path, pair: Mapping[str, Any], device: str, wanted: Mapping[str, str], kernels_only: bool
+    tree: Path, pair: Mapping[str, Any], device: str, wanted: Mapping[str, str], options: argparse.Namespace
 ) -> Iterator[Row]:
     """``wanted``: pass by option."""
     model = tree / "models" / str(pair["model"]) / "model.onnx"
@@ -149,6 +152,8 @@ def measure(
         subprocess.run(command, check=True, capture_output=True)
         labelled = Labelled(script, model, folder)
         whole = {"metric": loaded(script).METRIC, "n": int(labelled.scored["n"]), "float": labelled.scored["value"]}
+        if options.calibrate != "all":
+            samples = halves(samples, folder)[options.calibrate == "odd"]
         job = Job(str(model), device, str(samples))
         try:
             bench = Bench(match_model(job, Trace()))
@@ -165,7 +170,7 @@ def measure(
             row |= told
             if device in ON_KERNELS:
                 row |= labelled.judge(compiled, "all")
-            if device not in ON_KERNELS or not kernels_only:
+            if device not in ON_KERNELS or not options.kernels_only:
                 simulated = labelled.judge(compiled, "off")
                 row = {**simulated, **row, "simulated_db": simulated["sqnr_db"]}
             yield row
@@ -202,12 +207,13 @@ def _automatic(job: Job) -> tuple[bytes, Row]:
 def tables(rows: Sequence[Row]) -> Iterator[str]:
     """For each device the decibels of the default and what each option changes of them, simulated where there are kernels too;
     and the metric, in percent, of the float model and with each option."""
-    for device in dict.fromkeys(row["device"] for row in rows):
-        mine = [row for row in rows if row["device"] == device]
-        yield _decibels(mine, f"{device}, dB", "sqnr_db")
+    for device, part in dict.fromkeys((row["device"], row["calibrate"]) for row in rows):
+        mine = [row for row in rows if (row["device"], row["calibrate"]) == (device, part)]
+        title = device if part == "all" else f"{device}, {part} samples"
+        yield _decibels(mine, f"{title}, dB", "sqnr_db")
         if device in ON_KERNELS:
-            yield _decibels(mine, f"{device} simulated, dB", "simulated_db")
-        yield _metrics(mine, device)
+            yield _decibels(mine, f"{title}, simulated, dB", "simulated_db")
+        yield _metrics(mine, title)
 
 
 def _by_option(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
@@ -230,11 +236,11 @@ def _decibels(rows: Sequence[Row], title: str, key: str) -> str:
     return "\n".join(lines)
 
 
-def _metrics(rows: Sequence[Row], device: str) -> str:
+def _metrics(rows: Sequence[Row], title: str) -> str:
     by_option = _by_option(rows)
     base = by_option[DEFAULT]
     models = [f"{m}, {r['metric']}, N {r['n']}" if "n" in r else m for m, r in base.items()]
-    lines = [_head(f"{device}, %", models, ["mean change"])]
+    lines = [_head(f"{title}, %", models, ["mean change"])]
     lines.append(_line("float model", [f"{100 * r['float']:.2f}" if "float" in r else "" for r in base.values()], ""))
     for option, told in by_option.items():
         cells = [_score(told.get(m, {})) for m in base]
@@ -259,13 +265,22 @@ def _line(option: str, cells: Sequence[str], mean: str) -> str:
     return f"| {told} | {' | '.join(cells)} | {mean} |"
 
 
+def _chosen(names: Sequence[str]) -> dict[str, str]:
+    """Passes by option."""
+    passes = {**{name: tuple(options) for name, options in PASSES.items()}, "auto": (AUTO,)}
+    return {o: name for name, all_of in passes.items() for o in all_of if name in names or o in names}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path, nargs="?")
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--passes", default=",".join((*PASSES, "auto")))
+    parser.add_argument(
+        "--passes", default=",".join((*PASSES, "auto")), help="names of passes, or single options of theirs"
+    )
     parser.add_argument("--devices", default="cpu")
     parser.add_argument("--only", default="")
+    parser.add_argument("--calibrate", choices=("all", "even", "odd"), default="all")
     parser.add_argument("--kernels-only", action="store_true", help="no simulation where this host has kernels")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -275,19 +290,18 @@ def main() -> None:
     if options.table:
         print("\n\n".join(tables(rows)))
         return
-    chosen = {DEFAULT: DEFAULT}
-    for name in options.passes.split(","):
-        chosen |= {AUTO: name} if name == "auto" else dict.fromkeys(PASSES[name], name)
+    chosen = {DEFAULT: DEFAULT} | _chosen(options.passes.split(","))
     only = set(filter(None, options.only.split(",")))
-    known = {(row["model"], row["device"], row["option"]) for row in rows}
+    known = {(row["model"], row["device"], row["option"], row["calibrate"]) for row in rows}
     for device in options.devices.split(","):
         for pair in json.loads((options.tree / "pairs.json").read_text()):
             model = str(pair["model"])
-            wanted = {o: name for o, name in chosen.items() if (model, device, o) not in known}
+            wanted = {o: name for o, name in chosen.items() if (model, device, o, options.calibrate) not in known}
             if wanted and (not only or model in only):
-                for row in measure(options.tree, pair, device, wanted, options.kernels_only):
+                for row in measure(options.tree, pair, device, wanted, options):
+                    whole = {"model": model, "device": device, "calibrate": options.calibrate, **row}
                     with options.rows.open("a") as file:
-                        print(json.dumps({"model": model, "device": device, **row}), file=file, flush=True)
+                        print(json.dumps(whole), file=file, flush=True)
 
 
 if __name__ == "__main__":
