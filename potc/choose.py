@@ -135,10 +135,10 @@ class _Bench:
 
     def whole(self, tuning: Tuning) -> tuple[Matched, Ranges]:
         """The model and the ranges of all samples: what was measured already is not measured again."""
-        if tuning.equalize.method == "none":
+        matched = equalized(self._matched, tuning, self._trace)
+        if all(m.prepared is self._matched.prepared for m in (matched, self._model(tuning))):
             parts = (self._measured(part, tuning) for part in (self.calibrating, self.judging))
             return self._matched, merge_ranges(*parts)
-        matched = equalized(self._matched, tuning, self._trace)
         return matched, observe(matched, matched.samples, tuning, self._trace)
 
     def _model(self, tuning: Tuning) -> Matched:

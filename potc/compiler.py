@@ -38,6 +38,7 @@ from potc.quantize.borders import Border, with_integer_borders
 from potc.quantize.calibrate import calibrate, wanted_ranges
 from potc.quantize.calibrate_in_turns import calibrate_in_turns
 from potc.quantize.doubts import resolved
+from potc.quantize.equalize.layers import fine_weights
 from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
 from potc.quantize.moments import second_moments
@@ -211,16 +212,24 @@ def planned(job: Job, program: Program, model: Model, prepared: Model, changes: 
 def equalized(matched: Matched, tuning: Tuning, trace: Trace) -> Matched:
     """The same with a float model whose channels are scaled for what the plan stores, if ``tuning`` asks for that; results stay
     the same up to rounding. Plans again, since rules see new constants. Raises Rejected where a sample can't be run."""
-    if tuning.equalize.method == "none":
+    method, prepared = tuning.equalize.method, matched.prepared
+    if method == "none" or (method == "auto" and not _pays(matched, tuning)):
         return matched
     trace.stage("equalize")
     program, plan, samples = matched.program, matched.plan, matched.samples
     signatures = program.members[0].signatures
-    found = equalize(matched.prepared, signatures, plan, samples, tuning.equalize, tuning.ranges.preset, trace.progress)
-    if found.model is matched.prepared:
-        return replace(matched, equalization=found)
+    found = equalize(prepared, signatures, plan, samples, tuning.equalize, tuning.ranges.preset, trace.progress)
+    if found.model is prepared:
+        return replace(matched, equalization=None if method == "auto" else found)
     parts = planned(matched.job, program, matched.model, found.model, matched.changes)
     return replace(matched, prepared=found.model, parts=parts, plan=whole(parts), equalization=found)
+
+
+def _pays(matched: Matched, tuning: Tuning) -> bool:
+    """True if equalization that nobody asked for is worth a pass: samples tell what channels hold, ranges are not those of the
+    model as it was, and one scale is all that some weight of many bits has."""
+    plain = matched.job.ranges is None and not matched.samples.generated and matched.prepared.aside is None
+    return plain and fine_weights(matched.plan, tuning.ranges.preset)
 
 
 def known_ranges(matched: Matched, job: Job, trace: Trace) -> Ranges:

@@ -15,7 +15,7 @@ from potc.cli.depfile import depfile
 from potc.cli.failed import failed_verification
 from potc.cli.memory import bytes_of, contradiction
 from potc.cli.options import color_option, device_options, known_libraries, library_option, report_format_option
-from potc.cli.presets import bias_of, check_preset, effort
+from potc.cli.presets import bias_of, check_preset, effort, equalize_of
 from potc.cli.range_options import range_options, range_settings
 from potc.cli.target_options import check_target, target_options
 from potc.cli.terminal import Session, Terminal
@@ -82,10 +82,10 @@ class Outputs:
 @range_options
 @click.option(
     "--equalize",
-    type=click.Choice(["none", "align", "cross-layer", "smooth", "best"]),
-    default="none",
+    type=click.Choice(["auto", "none", "align", "cross-layer", "smooth", "best"]),
+    default="auto",
     show_default=True,
-    help="How channels are scaled in the float model before.",
+    help="How channels are scaled in the float model before; auto: by powers of two, where one scale serves 16-bit weights.",
 )
 @click.option(
     "--equalize-limits",
@@ -273,7 +273,7 @@ def _tuning(words: Mapping[str, Any]) -> Tuning:
 
     return Tuning(
         ranges=range_settings(words),
-        equalize=EqualizeSettings(words["equalize"], words["equalize_limits"]),
+        equalize=EqualizeSettings(equalize_of(words), words["equalize_limits"]),
         rounding=RoundingSettings(words["rounding"]),
         bias=BiasSettings(bias_of(words)),
     )

@@ -25,7 +25,7 @@ def contradiction(job: Job, searches: bool) -> str:
     whole = {
         "a target for a metric": searches,
         "the preset auto": job.preset == "auto",
-        "equalize": job.tuning.equalize.method != "none",
+        "equalize": job.tuning.equalize.method not in ("none", "auto"),
         "rounding gptq": job.tuning.rounding.method == "gptq",
         "io": bool(job.io),
     }

@@ -26,6 +26,15 @@ def bias_of(words: Mapping[str, Any]) -> str:
     return words["bias_correction"]
 
 
+def equalize_of(words: Mapping[str, Any]) -> str:
+    """The equalization: unless one is asked for, ``fast`` makes none, and nor does what saves ranges, which are then those of the
+    model as it is."""
+    source = click.get_current_context().get_parameter_source("equalize")
+    if source is click.core.ParameterSource.DEFAULT and (words["preset"] == "fast" or words["save_ranges"] is not None):
+        return "none"
+    return words["equalize"]
+
+
 def effort(preset: str) -> dict[str, Any]:
     """What a job is told of a preset that says how much is done."""
     if preset not in EFFORTS:

@@ -72,11 +72,28 @@ def _opsig(builder: Builder, span: Span, children: list[Any]) -> s.OpSignature:
 
 @on("sig_port")
 def _sig_port(builder: Builder, span: Span, children: list[Any]) -> s.SignaturePort:
-    name, role, axes, *suffix = children
-    return s.SignaturePort(str(name), str(role), axes or (), suffix == ["?"], suffix == ["..."], span)
+    name, role, axes, *more = children
+    within = next((m for m in more if isinstance(m, tuple)), None)
+    return s.SignaturePort(str(name), str(role), axes or (), "?" in more, "..." in more, within, span)
 
 
-@on("port_suffix", "opflag", "kind", "argkind")
+@on("within")
+def _within(builder: Builder, span: Span, children: list[Any]) -> tuple[float, float]:
+    low, high = children
+    if low >= high:
+        builder.mistake(f"no number is within [{low}, {high}]", span)
+    return low, high
+
+
+@on("opflag")
+def _opflag(builder: Builder, span: Span, children: list[Any]) -> s.OpFlag:
+    word, degree = str(children[0]), children[1]
+    if degree is not None and word != "homogeneous":
+        builder.mistake(f"`{word}` has no degree: only `homogeneous` has", span)
+    return s.OpFlag(word, degree if isinstance(degree, int | float | None) else str(degree), span)
+
+
+@on("port_suffix", "kind", "argkind")
 def _word(builder: Builder, span: Span, children: list[Any]) -> str:
     return str(children[0])
 

@@ -90,7 +90,14 @@ def _op_set(n: s.OpSet) -> list[str]:
 
 def _port(n: s.SignaturePort) -> str:
     axes = f"({_settings(n.axes)})" if n.axes else ""
-    return f"{n.name}: {n.role}{axes}{'?' if n.optional else '...' if n.variadic else ''}"
+    within = f" within [{number(n.within[0])}, {number(n.within[1])}]" if n.within is not None else ""
+    return f"{n.name}: {n.role}{axes}{'?' if n.optional else '...' if n.variadic else ''}{within}"
+
+
+def _flag(n: s.OpFlag) -> str:
+    if n.degree is None:
+        return f" {n.word}"
+    return f" {n.word}({n.degree if isinstance(n.degree, str) else number(n.degree)})"
 
 
 def _settings(settings: Iterable[s.Setting]) -> str:
@@ -98,7 +105,7 @@ def _settings(settings: Iterable[s.Setting]) -> str:
 
 
 def _signature(n: s.OpSignature) -> list[str]:
-    flags = "".join(f" {flag}" for flag in n.flags)
+    flags = "".join(map(_flag, n.flags))
     line = f"op {n.op}({', '.join(map(_port, n.inputs))}) -> {', '.join(map(_port, n.outputs))}{flags}"
     if n.where is None:
         return [line]

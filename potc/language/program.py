@@ -335,10 +335,12 @@ class Port:
     """What std.rules adds to the schema of one input or output: its role, and axes by name.
 
     ``axes``: axis name (``out``, ``in``, ``channel``) -> expression over the node's attributes (an int; may be negative).
+    ``within``: the ends of all numbers that a result can hold, None where nothing is said.
     """
 
     role: str  # "act", "weight", "bias", "result", ...
     axes: tuple[tuple[str, Expr], ...]
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +351,9 @@ class Signature:
     is said. It guides what draws small graphs, and never decides about a model. ``ports``: those names, in port order.
 
     How scales pass through, for positive numbers: ``homogeneous``: the number that all ``act`` inputs (and limits, fill
-    values) are multiplied by multiplies the result. ``multiplicative``: the number that any one ``act`` input is multiplied
-    by does. ``elementwise``: each element of the result is made of the elements in its place.
+    values) are multiplied by multiplies the result, to the power ``degree`` (a number, or an input by name).
+    ``multiplicative``: the number that any one ``act`` input is multiplied by does. ``elementwise``: each element of the
+    result is made of the elements in its place.
 
     How a weight meets positions: ``sliding``: ``strides``, ``dilations``, ``pads`` and ``auto_pad`` lay its axes without a name on
     those of the ``act``, in order. ``spreading``: the same the other way round, inputs being spread over results.
@@ -366,6 +369,7 @@ class Signature:
     homogeneous: bool = False
     multiplicative: bool = False
     elementwise: bool = False
+    degree: float | str = 1
     sliding: bool = False
     spreading: bool = False
 

@@ -145,16 +145,27 @@ def _signature(scope: Scope, item: syntax.OpSignature) -> Signature:
                         "unknown-port", f"{item.op} has no {what} `{port.name}` at this place", port.span, right
                     )
         _axes(scope, item)
+    flags = {flag.word: flag.degree for flag in item.flags}
+    degree = flags.get("homogeneous")
+    names = [p.name for p in item.inputs]
+    if isinstance(degree, str) and degree not in names:
+        span = next(flag.span for flag in item.flags if flag.degree == degree)
+        scope.unknown(f"input of {item.op}", degree, span, names, "unknown-port")
+    for port in item.inputs:
+        if port.within is not None:
+            message = f"`{port.name}` is an input: only results have ends"
+            scope.error("unknown-port", message, port.span, f"say it of the operator that makes `{port.name}`")
     return Signature(
         op=item.op,
         inputs=tuple(_port(p) for p in item.inputs),
         outputs=tuple(_port(p) for p in item.outputs),
-        commutative="commutative" in item.flags,
-        homogeneous="homogeneous" in item.flags,
-        multiplicative="multiplicative" in item.flags,
-        elementwise="elementwise" in item.flags,
-        sliding="sliding" in item.flags,
-        spreading="spreading" in item.flags,
+        commutative="commutative" in flags,
+        homogeneous="homogeneous" in flags,
+        degree=1 if degree is None else degree,
+        multiplicative="multiplicative" in flags,
+        elementwise="elementwise" in flags,
+        sliding="sliding" in flags,
+        spreading="spreading" in flags,
         span=item.span,
         where=None if item.where is None else _relations(scope, item, item.where),
         ports=(tuple(p.name for p in item.inputs), tuple(p.name for p in item.outputs)),
@@ -190,7 +201,7 @@ def _axes(scope: Scope, item: syntax.OpSignature) -> None:
 
 
 def _port(port: syntax.SignaturePort) -> Port:
-    return Port(port.role, tuple((a.name, a.value) for a in port.axes))
+    return Port(port.role, tuple((a.name, a.value) for a in port.axes), port.within)
 
 
 def names_in(expr: object) -> list[syntax.Name]:

@@ -183,11 +183,23 @@ class OpSet:
 
 @dataclass(frozen=True, slots=True)
 class SignaturePort:
+    """``within``: the ends of all numbers that a result can hold; None: nothing is said."""
+
     name: str
     role: str
     axes: tuple[Setting, ...]
     optional: bool
     variadic: bool
+    within: tuple[float, float] | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class OpFlag:
+    """``homogeneous``, ``homogeneous(0.5)``, ``homogeneous(Y)``. ``degree``: a number, the name of an input, or None."""
+
+    word: str
+    degree: float | str | None
     span: Span = _span()
 
 
@@ -196,7 +208,7 @@ class OpSignature:
     op: str
     inputs: tuple[SignaturePort, ...]
     outputs: tuple[SignaturePort, ...]
-    flags: tuple[str, ...]
+    flags: tuple[OpFlag, ...]
     where: Expr | None
     doc: str
     span: Span = _span()

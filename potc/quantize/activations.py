@@ -9,13 +9,14 @@ import numpy as np
 
 from potc.diagnostics.diagnostic import reject
 from potc.language.program import Granularity, QType
-from potc.quantize.estimators import borders, clipped, estimate
+from potc.quantize.estimators import FINE_BITS, borders, clipped, estimate
 from potc.quantize.histogram import Histogram, merge_histograms
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Quantizer
 from potc.quantize.range_search import search
 from potc.quantize.ranges import Ranges
 from potc.quantize.scale import ROUNDING, range_params
+from potc.quantize.seen import LARGEST_STEP
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import RangeSettings
 
@@ -43,6 +44,10 @@ def solve_activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettin
         qtype = [t for t, scale in zip(types, scales, strict=True) if scale <= min(scales) * (1 + ROUNDING)][-1]
     low, high = _range(qtype, quantizer, ranges, seen, settings)
     scale, zero_point = range_params(low, high, qtype)
+    step = _step(qtype, quantizer, ranges)
+    if step is not None and step * qtype.low <= lowest and highest <= step * qtype.high:
+        step = min(step, float(np.exp2(np.ceil(np.log2(float(scale))))))
+        scale, low, high = np.asarray(step, np.float32), np.asarray(step * qtype.low), np.asarray(step * qtype.high)
     reason = f"{which(qtype, types, settings.preset)}, for values in {float(low.min()):.6g} to {float(high.max()):.6g}"
     if seen and (float(low.min()), float(high.max())) != (lowest, highest):
         reason += f" ({settings.estimator}; seen were {lowest:.6g} to {highest:.6g})"
@@ -50,6 +55,16 @@ def solve_activation(quantizer: Quantizer, ranges: Ranges, settings: RangeSettin
     if skipped:
         reason += f"; {skipped} unsigned type{'s' if skipped > 1 else ''} passed over, as values go below 0"
     return QuantParams(qtype, scale, zero_point, _axis(qtype)), reason
+
+
+def _step(qtype: QType, quantizer: Quantizer, ranges: Ranges) -> float | None:
+    """The step of a model input whose numbers are all multiples of it: a scale that is it, or half of it, and so on, makes codes
+    exact. Only types of many bits have codes for such numbers. None also for zeros, which say nothing."""
+    if qtype.bits < FINE_BITS or not qtype.symmetric or qtype.scale is not None or _axis(qtype) is not None:
+        return None
+    seen = [ranges.seen.inputs.get(tensor) for tensor in quantizer.observed]
+    only = seen[0] if len(seen) == 1 else None
+    return only.step if only is not None and 0 < only.step < LARGEST_STEP else None
 
 
 def _axis(qtype: QType) -> int | None:
@@ -60,9 +75,19 @@ def _axis(qtype: QType) -> int | None:
 def _range(
     qtype: QType, quantizer: Quantizer, ranges: Ranges, seen: Sequence[Statistic], settings: RangeSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The range that a type is solved for, by the estimator: float64, scalar arrays or [C]."""
+    """The range that a type is solved for, by the estimator, and no wider than what the tensors can hold: float64, scalar
+    arrays or [C]."""
     if not seen:
         return np.asarray(0.0), np.asarray(0.0)
+    low, high = _estimated(qtype, quantizer, ranges, seen, settings)
+    return (
+        (low, high) if quantizer.within is None else (np.clip(low, *quantizer.within), np.clip(high, *quantizer.within))
+    )
+
+
+def _estimated(
+    qtype: QType, quantizer: Quantizer, ranges: Ranges, seen: Sequence[Statistic], settings: RangeSettings
+) -> tuple[np.ndarray, np.ndarray]:
     axis = _axis(qtype)
     if axis is not None:
         several = [ranges.by_channel[t, axis] for t in quantizer.observed]

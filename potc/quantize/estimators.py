@@ -20,6 +20,8 @@ from potc.quantize.tuning import OUTLIER_PROB, Border, RangeSettings
 PAIRED = 3000  # samples of which all pairs are formed; of more, so many are taken, evenly spread over the sorted list
 SAMPLED = 4096  # elements from which the beginning of a tail is guessed
 FINE_BITS = 16  # types of so many bits can afford room for what no sample showed
+FORESEEN = 100  # samples whose extremes a range with room holds at least
+MEDIAN = 0.37  # how far the median of Gumbel distributed numbers lies above their mode, in scales
 TAIL = 0.01  # share of the samples that the aggregators without outliers leave out at each end
 
 # (estimator, several scales, symmetric) -> the two borders. Source: POT's tables of range estimator presets.
@@ -141,9 +143,12 @@ def _beyond(values: np.ndarray, extreme: np.ndarray) -> np.ndarray:
 
     Extremes of samples of a distribution with an exponential tail are Gumbel distributed (Coles, "An Introduction to Statistical
     Modeling of Extreme Values", 2001, section 3.1): the largest of n lies ln(n) + 0.37 of its scales above the median, so
-    the same again holds the largest of some n * n. Where all samples have one extreme, as behind a limit, nothing is added.
+    the same again holds the largest of some n * n. Few samples leave room for ``FORESEEN``. Where all samples have one extreme,
+    as behind a limit, nothing is added.
     """
-    return 2 * extreme - np.median(values, axis=0)
+    middle = np.median(values, axis=0)
+    wider = (math.log(FORESEEN) + MEDIAN) / (math.log(len(values)) + MEDIAN)
+    return middle + max(2.0, wider) * (extreme - middle)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ class Quantizer:
 
     ``observed``: the tensors whose values must be seen to know the range of the class (the others hold a subset of the
     same values). ``types``: what every member allows, preferred first; which one is taken is known after calibration.
+    ``within``: the ends of all numbers that the observed tensors can hold; None where nobody says.
     """
 
     id: int
@@ -30,6 +31,7 @@ class Quantizer:
     observed: tuple[str, ...]
     types: tuple[QType, ...]
     origins: tuple[Origin, ...]
+    within: tuple[float, float] | None = None
 
 
 @record

@@ -16,7 +16,7 @@ from potc.quantize.channel_means import ChannelMean, merge_means
 from potc.quantize.seen import Seen, merge_seen
 from potc.quantize.statistic import Statistic, decoded, encoded, merge
 
-VERSION = 3
+VERSION = 4
 
 Key = TypeVar("Key")
 

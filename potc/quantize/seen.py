@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LOOKED_AT = 1 << 20  # elements of an output; of more, so many are taken, evenly spread
+LARGEST_STEP = 2.0**127  # zeros are multiples of any number
+MANTISSA = 24  # bits of a float32: what needs all of them lies on no grid worth the name
 DIFFERENT = 2  # how many different values are kept: enough to know that not all are equal
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input over ``samples`` samples: extremes, whether all numbers are ``whole``, whether it holds floats, its rank, and
-    checksums of up to two samples that differ.
+    """One input over ``samples`` samples: extremes, whether all numbers are ``whole``, whether it holds floats, its rank,
+    checksums of up to two samples that differ, and the largest power of two that all numbers are multiples of (``step``; 0.0
+    where that is no coarser than what float32 resolves).
     """
 
     samples: int
@@ -26,6 +29,7 @@ class Input:
     floating: bool
     rank: int
     different: tuple[int, ...]
+    step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Seen:
 
     def to_json(self) -> dict[str, object]:
         inputs = {
-            n: [i.samples, i.low, i.high, i.whole, i.floating, i.rank, list(i.different)]
+            n: [i.samples, i.low, i.high, i.whole, i.floating, i.rank, list(i.different), i.step]
             for n, i in sorted(self.inputs.items())
         }
         outputs = {n: [o.samples, list(o.different), list(o.tops), o.elements] for n, o in sorted(self.outputs.items())}
@@ -59,10 +63,10 @@ class Seen:
     def from_json(value: Mapping[str, Mapping[str, list[object]]]) -> Seen:
         """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError for what it did not write."""
         inputs: dict[str, Input] = {}
-        for name, (samples, low, high, whole, floating, rank, different) in value["inputs"].items():
+        for name, (samples, low, high, whole, floating, rank, different, step) in value["inputs"].items():
             ends = _float(low), _float(high)
             kind = whole is True, floating is True, _int(rank)
-            inputs[name] = Input(_int(samples), *ends, *kind, _ints(different))
+            inputs[name] = Input(_int(samples), *ends, *kind, _ints(different), _float(step))
         outputs: dict[str, Output] = {}
         for name, (samples, different, tops, elements) in value["outputs"].items():
             outputs[name] = Output(_int(samples), _ints(different), _ints(tops), _int(elements))
@@ -99,7 +103,28 @@ def _input(array: np.ndarray) -> Input:
     low, high = float(array.min()), float(array.max())
     floating = array.dtype.kind == "f"
     whole = not floating or (low == math.floor(low) and bool((array == np.rint(array)).all()))
-    return Input(1, low, high, whole, floating, array.ndim, (_checksum(array),))
+    return Input(1, low, high, whole, floating, array.ndim, (_checksum(array),), step_of(array))
+
+
+def step_of(array: np.ndarray) -> float:
+    """The largest power of two that all elements are multiples of; 0.0 where some need more bits than a grid leaves them, or
+    are not finite. Sound that was recorded in 16 bits is a multiple of 2**-15."""
+    flat = np.asarray(array, np.float64).reshape(-1)
+    if not np.isfinite(flat).all():
+        return 0.0
+    step = _step(flat[:: max(1, flat.size // 64)])  # most floats need all their bits: a few of them tell
+    return step if step == 0.0 else _step(flat)
+
+
+def _step(values: np.ndarray) -> float:
+    found = values[values != 0]
+    if not found.size:
+        return LARGEST_STEP
+    fraction, exponent = np.frexp(found)
+    bits = np.ldexp(np.abs(fraction), 53).astype(np.int64)
+    lowest = np.frexp((bits & -bits).astype(np.float64))[1] - 1  # the number of zeros below the last bit
+    last, first = int((exponent - 53 + lowest).min()), int(exponent.max())
+    return 0.0 if first - last >= MANTISSA else min(2.0**last, LARGEST_STEP)
 
 
 def _output(array: np.ndarray) -> Output:
@@ -137,6 +162,7 @@ def _both_inputs(x: Input, y: Input) -> Input:
         x.floating,
         max(x.rank, y.rank),
         _smallest(x.different, y.different),
+        min(x.step, y.step),
     )
 
 

@@ -28,6 +28,7 @@ from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
 from potc.quantize.rectified import never_negative
 from potc.quantize.sums import with_sums
 from potc.quantize.wishes import Ask, Problem, Wishes, held_nodes, kept_tensors, spelled, sweep_down, sweep_up
+from potc.quantize.within import ends_of
 
 ACCUMULATOR_BITS = 32  # an activation of so many bits is the accumulator itself: nothing is stored
 
@@ -114,8 +115,9 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
     )
     ordered = tuple(i for _, i in sorted(insertions, key=lambda entry: entry[0]))
     constants, absent = with_sums(snapshot, quantizers, stored.constants, absent)
-    plan = Plan(problem.program.device, tuple(quantizers), ordered, constants, kernels, left, corrections, absent)
     signatures = problem.programs[0].signatures
+    known = tuple(replace(q, within=ends_of(snapshot, signatures, q.observed)) for q in quantizers)
+    plan = Plan(problem.program.device, known, ordered, constants, kernels, left, corrections, absent)
     rectified = (t for t in plan.observed if never_negative(snapshot, signatures, snapshot.tensor_ids[t]))
     return replace(plan, rectified=tuple(rectified))
 

@@ -14,7 +14,7 @@ OUTLIER_PROB = 1e-4
 BIAS_METHODS = ("none", "fast", "sequential")
 LIMITS = ("keep", "spread")
 ROUNDINGS = ("nearest", "leveled", "gptq")
-EQUALIZATIONS = ("none", "align", "cross-layer", "smooth", "best")
+EQUALIZATIONS = ("auto", "none", "align", "cross-layer", "smooth", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,15 @@ class RangeSettings:
 
 @dataclass(frozen=True, slots=True)
 class EqualizeSettings:
-    """Changes of the float model that leave its results as they were and make it easier to quantize; none by default.
+    """Changes of the float model that leave its results as they were and make it easier to quantize.
 
-    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place; "align" and "best" also
-    move means (see ``equalize/centre.py``). ``limits``: channels behind an upper limit "keep" their scale, or it is "spread": each
-    channel gets its own, by a node behind.
+    ``method``: by what channels are scaled (see ``equalize/scales.py``); "best" tries all in each place, "auto" as well, by powers
+    of two and only between weights of 16 bits that have one scale; "align" and "best" also move means (see
+    ``equalize/centre.py``). ``limits``: channels behind an upper limit "keep" their scale, or it is "spread": each channel gets
+    its own, by a node behind.
     """
 
-    method: str = "none"
+    method: str = "auto"
     limits: str = "keep"
 
     def __post_init__(self) -> None:

@@ -132,8 +132,8 @@ BROKEN = {
     "another kind": '{"potc": "plan", "version": 1}',
     "a list": "[]",
     "another version": '{"potc": "ranges", "version": 99, "tensors": {}}',
-    "a field is missing": '{"potc": "ranges", "version": 3, "tensors": {"x": {"samples": 1}}}',
-    "tensors are a list": '{"potc": "ranges", "version": 3, "tensors": []}',
+    "a field is missing": '{"potc": "ranges", "version": 4, "tensors": {"x": {"samples": 1}}}',
+    "tensors are a list": '{"potc": "ranges", "version": 4, "tensors": []}',
 }
 
 

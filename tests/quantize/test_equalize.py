@@ -18,10 +18,12 @@ from potc.data.source import open_samples
 from potc.execute.session import open_session
 from potc.graph.model import Model
 from potc.language.resolve import load_rules
+from potc.quantize.equalize.layers import ACCUMULATOR, Layer, Network, Sums
+from potc.quantize.equalize.noise import weight_noise
 from potc.quantize.equalize.run import TOLERANCE
 from potc.quantize.equalize.scales import METHODS, WIDEST
 from potc.quantize.parts import whole
-from potc.quantize.tuning import LIMITS, EqualizeSettings, Tuning
+from potc.quantize.tuning import LIMITS, EqualizeSettings, RangeSettings, Tuning
 
 RULES = "xint8"  # one scale for each tensor: most is to be gained
 
@@ -188,7 +190,8 @@ def chain(activation: str, inputs: str = "float[1,3,8,8] x", outputs: str = "flo
     """Two convolutions with ``activation`` between; the first one's channels differ much in size."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]>
       g ({inputs}) => ({outputs})
-      <float[6,3,3,3] w, float[6] b, float[4,6,1,1] v, float zero = {{0}}, float six = {{6}}, float far = {{3.4e38}}> {{
+      <float[6,3,3,3] w, float[6] b, float[4,6,1,1] v, float zero = {{0}}, float six = {{6}}, float far = {{3.4e38}},
+       float two = {{2}}, float three = {{3}}, float[6,1,1] each = {{1, 2, 3, 1, 2, 3}}> {{
         t = Conv <pads = [1,1,1,1]> (x, w, b)
         {activation}
         y = Conv (u, v)
@@ -203,13 +206,17 @@ PASSES = {
     "Relu": "u = Relu (t)",
     "no upper limit": "u = Clip (t, zero, far)",
     "a slope": "u = LeakyRelu (t)",
+    "a square": "u = Mul (t, t)",
+    "a power": "u = Pow (t, three)",
+    "the root of squares": "s = Pow (t, two)   r = Mul (t, t)   a = Add (s, r)   u = Sqrt (a)",
     "pooling": "r = Relu (t)   u = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r)",
     "a mean": "r = Relu (t)   u = AveragePool <kernel_shape = [1, 1]> (r)",
 }
 STOPS = {
     "a limit": "u = Clip (t, zero, six)",
     "a curve": "u = Sigmoid (t)",
-    "a product with itself": "u = Mul (t, t)",
+    "powers that differ": "s = Mul (t, t)   u = Add (s, t)",
+    "an exponent for each channel": "u = Pow (t, each)",
     "normalization over channels": "u = Softmax <axis = 1> (t)",
 }
 
@@ -318,3 +325,63 @@ def test_numbers_that_would_not_be_finite_are_not_made() -> None:
     after = equalized(matched, Tuning(equalize=EqualizeSettings("cross-layer")), Trace())
     stored = [numpy_helper.to_array(t) for t in after.prepared.proto.graph.initializer]
     assert all(np.isfinite(a).all() for a in stored)
+
+
+SPECTRUM = """
+    c = Conv <strides = [4]> (x, w)
+    p = Pow (c, two)
+    s = Sqrt (p)
+    y = Conv (s, v, b)
+"""
+
+
+def spectrum(folder: Path, rules: str, method: str = "auto", samples: bool = True) -> Compilation:
+    """A filter bank whose bands differ much in size, their magnitudes, and a layer that weighs small ones most."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[1,1,64] x) => (float[1,4,15] y)
+        <float[16,1,8] w, float[4,16,1] v, float[4] b = {{0.1, 0.2, 0.3, 0.4}}, float two = {{2}}> {{ {SPECTRUM} }}"""
+    proto = parser.parse_model(text)
+    random = np.random.default_rng(7)
+    sizes = 2.0 ** -np.linspace(0, 9, 16)
+    values = {
+        "w": random.standard_normal((16, 1, 8)) * sizes[:, None, None],
+        "v": random.standard_normal((4, 16, 1)) / sizes[None, :, None],
+    }
+    proto.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in values.items())
+    onnx.save(proto, folder / "m.onnx")
+    np.savez(folder / "s.npz", x=random.standard_normal((24, 1, 1, 64)).astype(np.float32))
+    data = str(folder / "s.npz") if samples else None
+    tuning = Tuning(RangeSettings(preset="accuracy"), EqualizeSettings(method))
+    return compile_model(Job(str(folder / "m.onnx"), rules, data, tuning=tuning))
+
+
+def test_weights_of_16_bits_with_one_scale_are_equalized_unasked(tmp_path: Path) -> None:
+    plain, done = spectrum(tmp_path, "gna", "none"), spectrum(tmp_path, "gna")
+    assert plain.equalization is None
+    assert done.equalization is not None
+    assert [(g.sources, g.sinks) for g in done.equalization.groups] == [(("Conv_0",), ("Conv_3",))]
+    assert done.equalization.difference == 0  # powers of two round nothing
+    scales = [numpy_helper.to_array(t) for t in done.prepared.proto.graph.initializer if t.name in ("w", "v")]
+    before = [numpy_helper.to_array(t) for t in plain.prepared.proto.graph.initializer if t.name in ("w", "v")]
+    for a, b in zip(scales, before, strict=True):
+        factor = np.log2(a / b)
+        assert (factor == np.rint(factor)).all()
+        assert np.ptp(factor) > 2
+    assert done.verification.sqnr["y"] > plain.verification.sqnr["y"] + 12
+
+
+@pytest.mark.parametrize(("rules", "samples"), [("cpu", True), ("gna", False)])
+def test_nothing_else_is_equalized_unasked(rules: str, samples: bool, tmp_path: Path) -> None:
+    assert spectrum(tmp_path, rules, samples=samples).equalization is None
+
+
+def test_a_row_with_large_sums_costs_all_rows_their_codes() -> None:
+    out, into = np.array([[0], [1]]), np.array([[2], [2]])
+    ones = np.ones((2, 1))
+    sums = Sums(np.array([3e4, 1.0]), ACCUMULATOR, -1, 2.0**-15)
+    layers = [Layer(0, ones, ones, 1, out, into, ones, (1 << 16) - 2, False, s) for s in (None, sums)]
+    network = Network(2, tuple(layers), (), (), (), np.arange(2), np.ones(2))
+    even, divided = np.ones(3), np.array([3e4, 1.0, 1.0])
+    free, limited = (weight_noise(network, layer, even)[1, 0] for layer in layers)
+    assert limited == pytest.approx((3e4 * 2**15 / ACCUMULATOR) ** 2 / 12)
+    assert limited > 100 * free
+    assert weight_noise(network, layers[1], divided)[1, 0] == pytest.approx(free)

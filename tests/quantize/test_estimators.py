@@ -62,7 +62,7 @@ OF_ALL: dict[str, Callable[[np.ndarray], float]] = {
     "mean_no_outliers": lambda x: np.mean(inner(x)),
     "median_no_outliers": lambda x: np.median(inner(x)),
     "hl_estimator": lambda x: np.median([a + b for a, b in combinations(x, 2)]) / 2 if len(x) > 1 else x[0],
-    "beyond": lambda x: 2 * np.max(x) - np.median(x),
+    "beyond": lambda x: np.median(x) + (np.max(x) - np.median(x)) * max(2, 4.97517 / (np.log(len(x)) + 0.37)),
 }
 
 
@@ -81,7 +81,7 @@ def test_a_border_is_an_aggregate_of_one_number_a_sample(
     expected = OF_ALL[aggregator](
         np.array([OF_ONE[name](s, 1 - outside) for s in exact]).astype(np.float32).astype(float)
     )
-    tolerance = 1e-6 * max(1.0, float(np.abs(exact).max()))
+    tolerance = 1e-5 * max(1.0, float(np.abs(exact).max()))
     assert float(high) == pytest.approx(max(expected, float(exact.min())), abs=tolerance)
     assert low <= high
 
@@ -95,7 +95,8 @@ def test_channels_are_aggregated_one_by_one(values: np.ndarray, aggregator: str)
 
 
 def test_fine_types_have_room_for_what_no_sample_showed() -> None:
-    samples = np.array([[0, 1], [-1, 2], [0, 5]], np.float32)  # medians of the extremes: 0 and 2
+    rest = [[0, 2], [0, 2]] * 5
+    samples = np.array([[-1, 2], [0, 5], *rest], np.float32)  # medians of the extremes: 0 and 2
     plain = RangeSettings(activation_min=Border("min", "min"), activation_max=Border("max", "max"))
     for qtype, settings, expected in (
         (I16_SYM, RangeSettings(), (-2, 8)),
@@ -106,7 +107,15 @@ def test_fine_types_have_room_for_what_no_sample_showed() -> None:
         assert estimate(statistic(samples, qtype, settings), qtype, settings) == expected
     channels = replace(I16_SYM, granularity=CHANNELS, axis=0)
     low, high = estimate(statistic(samples, channels, RangeSettings(), axis=0), channels, RangeSettings())
-    assert (low.tolist(), high.tolist()) == ([-2, 0], [0, 8])
+    assert (low.tolist(), high.tolist()) == ([-2, 2], [0, 8])
+
+
+@pytest.mark.parametrize(("count", "times"), [(1, 2), (3, 3.39), (5, 2.51), (9, 2), (100, 2)])
+def test_few_samples_leave_more_room(count: int, times: float) -> None:
+    row = np.zeros(count, np.float32)
+    row[-1] = 1
+    expected = 1 if count == 1 else times  # of one sample nothing is known
+    assert float(aggregate(row, "beyond")) == pytest.approx(expected, abs=0.01)
 
 
 def test_behind_a_limit_nothing_is_added() -> None:

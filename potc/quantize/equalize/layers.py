@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from potc.graph.snapshot import Snapshot
-from potc.language.program import QType, Signature
+from potc.language.program import Granularity, QType, Signature
 from potc.match.environment import axis_of
 from potc.quantize.equalize.channels import Channels, Index, Touch
 from potc.quantize.equalize.contents import Contents
 from potc.quantize.plan import Plan
+
+FINE = (1 << 16) - 2  # steps of a type of 16 bits
+ACCUMULATOR = (1 << 31) - 1  # the largest code of the sums that plans name
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What an accumulator must hold. ``largest``: the largest magnitude of each row's sums; ``codes``: the largest code of the
+    accumulator; ``stored``: the number of the tensor that is multiplied, or -1 where no channel of it is scaled; then
+    ``step`` is its step."""
+
+    largest: np.ndarray
+    codes: int
+    stored: int
+    step: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +38,7 @@ class Layer:
     ``largest``: magnitudes; ``square``: sums of squares over ``kernel`` positions. ``out``, ``into``: the channels of the
     elements, broadcast to the matrix; the last channel of all (scale 1) where nothing is scaled. ``power``: mean squares of
     what the columns are multiplied with. ``step``: codes from the smallest to the largest value, 0 where it stays float;
-    ``per_row``: scales per output channel.
+    ``per_row``: scales per output channel. ``sums``: where they limit the steps of the weight.
     """
 
     node: int
@@ -35,6 +50,7 @@ class Layer:
     power: np.ndarray
     step: int
     per_row: bool
+    sums: Sums | None
 
     @property
     def by_row(self) -> bool:
@@ -83,25 +99,57 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """All of it. Channel ``count`` is one more, whose scale is always 1."""
+    """All of it. Channel ``count`` is one more, whose scale is always 1. ``base``, ``power``: see ``Channels``."""
 
     count: int
     layers: tuple[Layer, ...]
     stored: tuple[Stored, ...]
     addends: tuple[Addend, ...]
     groups: tuple[Group, ...]
+    base: Index
+    power: np.ndarray
+
+    def fine(self) -> Network:
+        """Without groups that touch anything but weights of 16 bits with one scale, and tensors of as many bits."""
+        kept = (g for g in self.groups if all(_fine(self.layers[k]) for k in (*g.sources, *g.sinks)))
+        groups = (g for g in kept if all(self.stored[k].step >= FINE for k in g.stored))
+        return replace(self, groups=tuple(groups))
+
+    def spread(self, scale: np.ndarray) -> np.ndarray:
+        """``scale`` [channels + 1], with what follows from the scales of bases."""
+        scale[:-1] = scale[self.base] ** self.power
+        return scale
 
 
 def wanted_contents(
-    snapshot: Snapshot, signatures: Mapping[str, Signature], channels: Channels
+    snapshot: Snapshot, signatures: Mapping[str, Signature], channels: Channels, plan: Plan
 ) -> dict[int, tuple[int, ...]]:
-    """By tensor, the axes along which its contents are asked for: all tensors with channels, all inputs of layers."""
+    """By tensor, the axes along which its contents are asked for: all tensors with channels, all inputs of layers, and sums
+    that must fit."""
     axes = {t: tuple(a for a, d in enumerate(m.shape) if d > 1) for t, m in channels.maps.items()}
     for touch in channels.touches:
         act = _act(snapshot, signatures, touch.node) if touch.role == "weight" else None
         if act is not None and act[0] not in axes and not snapshot.is_constant(act[0]):
             axes[act[0]] = (act[1],)
+    for name, node in summed(plan).values():
+        tensor = snapshot.tensor_ids.get(name, -1)
+        result = next((n for n, known in enumerate(snapshot.names) if known == node), -1)
+        rank = len(snapshot.shapes[tensor] or ()) if tensor >= 0 else 0
+        axis = axis_of(snapshot, signatures, result, -1, "channel", rank) if rank and result >= 0 else None
+        if axis is not None:
+            axes.setdefault(tensor, (axis,))
     return {t: kept for t, kept in sorted(axes.items()) if len(kept) < len(snapshot.shapes[t] or ())}
+
+
+def summed(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
+    """By node and port of a weight: the tensor of its sums, if an accumulator must hold them, and the node that starts them."""
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for bias in (*plan.constants, *(a.constant for a in plan.absent)):
+        for kind, index in bias.factors if bias.sums else ():
+            if kind == "constant":
+                weight = plan.constants[index]
+                found[weight.node, weight.port] = bias.sums, weight.node
+    return found
 
 
 def _act(snapshot: Snapshot, signatures: Mapping[str, Signature], node: int) -> tuple[int, int] | None:
@@ -125,10 +173,11 @@ def build_network(
 ) -> Network:
     """``plan``: made of the same nodes and tensors, by name."""
     builder = _Builder(snapshot, signatures, channels, contents, plan, preset)
-    layers = tuple(builder.layers())
     stored = tuple(builder.stored())
+    layers = tuple(builder.layers(stored))
     addends = tuple(builder.addends())
-    return Network(channels.count, layers, stored, addends, tuple(_groups(channels, layers, stored, addends)))
+    groups = tuple(_groups(channels, layers, stored, addends))
+    return Network(channels.count, layers, stored, addends, groups, channels.base, channels.power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +189,7 @@ class _Builder:
     plan: Plan
     preset: str
 
-    def layers(self) -> Iterator[Layer]:
+    def layers(self, stored: Sequence[Stored]) -> Iterator[Layer]:
         touched: dict[int, dict[int, Touch]] = {}
         for touch in self.found.touches:
             if touch.role == "weight":
@@ -168,7 +217,30 @@ class _Builder:
                 np.broadcast_to(self._power(node, columns, matrix), matrix),
                 codes_of(qtype),
                 axis == out,
+                self._sums(node, touch.port, matrix[0], stored),
             )
+
+    def _sums(self, node: int, port: int, rows: int, stored: Sequence[Stored]) -> Sums | None:
+        """None where no accumulator is watched, or its rows can't be told apart."""
+        name, _ = summed(self.plan).get((self.snapshot.names[node], port), ("", ""))
+        act = _act(self.snapshot, self.signatures, node)
+        seen = self._seen(self.snapshot.tensor_ids[name]) if name in self.snapshot.tensor_ids else None
+        quantizer = None if act is None else self._quantizer(act[0])
+        if act is None or seen is None or quantizer is None or seen[0].size != rows:
+            return None
+        largest = np.maximum(-seen[0], seen[1]).ravel()
+        index = self.found.maps.get(act[0])
+        if index is not None:
+            number = next((k for k, s in enumerate(stored) if np.isin(index, s.channels).all()), -1)
+            return Sums(largest, ACCUMULATOR, number, 0.0) if number >= 0 else None
+        held = self._seen(act[0])
+        span = 0.0 if held is None else 2 * max(float(-held[0].min()), float(held[1].max()))
+        return Sums(largest, ACCUMULATOR, -1, span / codes_of(quantizer)) if span else None
+
+    def _quantizer(self, tensor: int) -> QType | None:
+        name = self.snapshot.tensors[tensor]
+        found = next((q for q in self.plan.quantizers if name in q.tensors), None)
+        return None if found is None or found.types[0].floating else found.types[-1]
 
     def _laid(self, touch: Touch | None, out: int, into: int, matrix: tuple[int, int]) -> Index:
         if touch is None:
@@ -222,6 +294,16 @@ class _Builder:
                 yield Addend(index, np.abs(values).ravel(), codes_of(taken(constant.types, self.preset)))
 
 
+def _fine(layer: Layer) -> bool:
+    return not layer.step or (layer.step >= FINE and not layer.per_row)
+
+
+def fine_weights(plan: Plan, preset: str) -> bool:
+    """True if some weight has 16 bits, and one scale for all of them."""
+    weights = (taken(c.types, preset) for c in plan.constants if c.role == "weight")
+    return any(codes_of(t) >= FINE and t.granularity is Granularity.PER_TENSOR for t in weights)
+
+
 def taken(types: Sequence[QType], preset: str) -> QType:
     return types[-1] if preset == "accuracy" else types[0]
 
@@ -243,7 +325,8 @@ def _groups(
             k = parent[k]
         return k
 
-    for index in (*found.maps.values(), *(t.index for t in found.touches)):
+    derived = (np.array(pair) for pair in enumerate(found.base.tolist()))
+    for index in (*found.maps.values(), *(t.index for t in found.touches), *derived):
         free = np.unique(index[~found.fixed[index]]).tolist()
         for one, two in pairwise(free):
             a, b = root(one), root(two)
@@ -254,8 +337,9 @@ def _groups(
     for _, listed in sorted(members.items()):
         inside = np.zeros(found.count + 1, bool)
         inside[listed] = True
+        own = [c for c in listed if found.base[c] == c]
         group = Group(
-            np.array(listed),
+            np.array(own),
             tuple(k for k, layer in enumerate(layers) if inside[layer.out].any()),
             tuple(k for k, layer in enumerate(layers) if inside[layer.into].any()),
             any(t.power < 0 and t.role in ("scale", "act") and inside[t.index].any() for t in found.touches),
@@ -266,5 +350,5 @@ def _groups(
             tuple(k for k, tensor in enumerate(stored) if inside[tensor.channels].any()),
             tuple(k for k, addend in enumerate(addends) if inside[addend.channels].any()),
         )
-        if group.sinks and (group.sources or group.gained) and len(listed) > 1:
+        if group.sinks and (group.sources or group.gained) and len(own) > 1:
             yield group

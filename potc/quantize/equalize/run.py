@@ -8,7 +8,7 @@ values would meet it elsewhere; or each gets a limit of its own, by a node that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -110,11 +110,13 @@ def _scaled(
     snapshot, channels = _channels(model, signatures, samples, least is not None)
     if snapshot is None or channels is None:
         return model, ()
-    kept = wanted_contents(snapshot, signatures, channels)
+    kept = wanted_contents(snapshot, signatures, channels, plan)
     named = {snapshot.tensors[t]: (len(snapshot.shapes[t] or ()), axes) for t, axes in kept.items()}
     contents = observe_contents(model, named, samples, progress)
     network = build_network(snapshot, signatures, channels, contents, plan, preset)
-    scale = find_scales(network, equalize_by.method)
+    unasked = equalize_by.method == "auto"
+    network = network.fine() if unasked else network
+    scale = find_scales(network, "best" if unasked else equalize_by.method, exact=unasked)
     told = tuple(
         _told(network, group, scale, snapshot) for group in network.groups if (scale[group.channels] != 1).any()
     )
@@ -208,14 +210,8 @@ def _look(snapshot: Snapshot, channels: Channels) -> list[tuple[str, int, int, l
 
 def _held(snapshot: Snapshot, channels: Channels, stored: set[str], limits: bool) -> Channels:
     """With channels fixed that meet a limit that can't be spread, or a constant that only fixed shapes made one."""
-    fixed = channels.fixed.copy()
-    for limit in channels.limits:
-        if not (limits and limit.highest):
-            fixed[limit.index] = True
-    for touch in channels.touches:
-        if snapshot.tensors[touch.tensor] not in stored:
-            fixed[touch.index] = True
-    return replace(channels, fixed=fixed)
+    kept = [e.index for e in channels.limits if not (limits and e.highest)]
+    return channels.held((*kept, *(t.index for t in channels.touches if snapshot.tensors[t.tensor] not in stored)))
 
 
 def _told(network: Network, group: Group, scale: np.ndarray, snapshot: Snapshot) -> Equalized:

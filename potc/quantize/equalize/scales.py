@@ -19,9 +19,7 @@ from potc.quantize.equalize.noise import expected
 SWEEPS = 4  # neighbours change what a group is worth: after so many rounds hardly anything moves
 LEAST_GAIN = 0.98  # scales that are expected to leave more of the noise than this are not worth a change
 WIDEST = 10.0  # octaves: no factor is above 1024 or below its reciprocal
-HEADROOM = (
-    4.0  # a channel may become so many times as large a part of its tensor as it was, if it stays below the largest
-)
+HEADROOM = 0.25  # of the bits of a tensor stay free above a channel that was not among the largest
 TINY = 1e-30
 ALPHAS = tuple(k / 20 for k in range(1, 21))
 
@@ -40,7 +38,7 @@ BETWEEN: tuple[Exponents, ...] = (
     (0.5, 0.25, 0.25),
     (1 / 3, 1 / 3, 1 / 3),
 )
-METHODS = {
+METHODS: dict[str, tuple[Exponents, ...]] = {
     "align": ALIGN,
     "cross-layer": CROSS_LAYER,
     "smooth": SMOOTH,
@@ -49,33 +47,35 @@ METHODS = {
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of a candidate's scales: which of them becomes 1
 
 
-def find_scales(network: Network, method: str) -> np.ndarray:
-    """Positive float64 [channels + 1]; 1 where nothing is gained. ``method``: one of ``METHODS``."""
+def find_scales(network: Network, method: str, exact: bool = False) -> np.ndarray:
+    """Positive float64 [channels + 1]; 1 where nothing is gained. ``method``: one of ``METHODS``. ``exact``: powers of two only,
+    which round nothing."""
     logs = np.zeros(network.count + 1)
     for _ in range(SWEEPS):
         before = logs
         for group in network.groups:
-            logs = _choose(network, group, METHODS[method], logs)
+            logs = _choose(network, group, METHODS[method], logs, exact)
         if logs is before:
             break
     return np.exp2(logs)
 
 
-def _choose(network: Network, group: Group, tried: tuple[Exponents, ...], logs: np.ndarray) -> np.ndarray:
+def _choose(network: Network, group: Group, tried: tuple[Exponents, ...], logs: np.ndarray, exact: bool) -> np.ndarray:
     """The same array where no candidate is worth a change."""
     noise = expected(network, group, np.exp2(logs))
     best, least = None, LEAST_GAIN * noise(np.exp2(logs[group.channels]))
     for candidate in _candidates(network, group, tried, logs):
         for anchored in _anchored(candidate, group):
             own = _cautious(network, group, anchored)
+            own = np.rint(own) if exact else own
             found = noise(np.exp2(own))
             if found < least:
                 best, least = own, found
     if best is None:
         return logs
-    new = logs.copy()
-    new[group.channels] = best
-    return new
+    new = np.exp2(logs)
+    new[group.channels] = np.exp2(best)
+    return np.log2(network.spread(new))
 
 
 def _candidates(network: Network, group: Group, tried: tuple[Exponents, ...], logs: np.ndarray) -> Iterator[np.ndarray]:
@@ -113,12 +113,13 @@ def _cautious(network: Network, group: Group, logs: np.ndarray) -> np.ndarray:
     logs = np.clip(logs, -WIDEST, WIDEST)
     scale = np.ones(network.count + 1)
     scale[group.channels] = np.exp2(logs)
+    network.spread(scale)
     lowest = np.zeros(network.count + 1)
     for k in group.stored:
         stored = network.stored[k]
         values = np.maximum(-stored.low, stored.high)
         after = values / scale[stored.channels]
-        share = np.maximum(values / max(float(values.max()), TINY), 1 / HEADROOM)
+        share = np.maximum(values / max(float(values.max()), TINY), (stored.step + 1) ** -HEADROOM)
         np.maximum.at(lowest, stored.channels, values / (max(float(after.max()), TINY) * share))
     return np.clip(np.maximum(logs, np.log2(np.maximum(lowest[group.channels], 2.0**-WIDEST))), -WIDEST, WIDEST)
 
@@ -143,5 +144,9 @@ def _ranges(network: Network, group: Group, logs: np.ndarray) -> tuple[np.ndarra
         values = layer.largest * (scale[layer.into] / own[layer.into]) / scale[layer.out]
         np.maximum.at(found[2], layer.into, values / max(float(values.max()), TINY))
     with np.errstate(divide="ignore"):
-        activations, rows, columns = np.log2(found[:, group.channels])
+        logarithms = np.log2(found)
+    for channel in np.flatnonzero(network.power != 1):  # of a square: half as much, where its root says nothing itself
+        base, power = network.base[channel], network.power[channel]
+        logarithms[:, base] = np.maximum(logarithms[:, base], logarithms[:, channel] / power)
+    activations, rows, columns = logarithms[:, group.channels]
     return activations, rows, columns

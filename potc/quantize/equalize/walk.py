@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -160,6 +161,10 @@ class _Walk:
         """All inputs and the result have one scale, channel by channel."""
         ports = range(len(self.snapshot.inputs[node]))
         acts = [p for p in ports if role_of(signature, p) == "act" and self._tensor(node, p) >= 0]
+        degree = self._degree(node, signature)
+        if degree != 1:
+            self._powered(node, acts, degree if signature.elementwise else None)
+            return
         if not signature.elementwise:
             self._moved(node, signature, acts)
             return
@@ -173,6 +178,26 @@ class _Walk:
         for port, entry in enumerate(signature.inputs):
             if entry.role in (*LIMITS, "value") and self._tensor(node, port) >= 0:
                 self._limited(node, port, entry.role, acts, index)
+
+    def _degree(self, node: int, signature: Signature) -> Fraction | None:
+        """What power of its inputs' scales the result has; None where that is not known."""
+        if not isinstance(signature.degree, str):
+            return Fraction(signature.degree)
+        tensor = self._tensor(node, signature.ports[0].index(signature.degree))
+        value = self.snapshot.value(tensor) if tensor >= 0 and self.snapshot.is_constant(tensor) else np.zeros(0)
+        return Fraction(float(value.item())) if value.size == 1 and np.isfinite(value).all() and value.all() else None
+
+    def _powered(self, node: int, acts: Sequence[int], degree: Fraction | None) -> None:
+        """The result has scales that are powers of those of its only input."""
+        output, tensors = self.snapshot.outputs[node][0], {self._tensor(node, port) for port in acts}
+        tensor = tensors.pop()
+        shape = shape_of(self.snapshot, tensor)
+        if degree is None or tensors or self.snapshot.is_constant(tensor) or shape != shape_of(self.snapshot, output):
+            self._pin_all(node)
+        elif tensor in self.found.maps:
+            self.found.assign(output, self.found.powers(self.found.maps[tensor], degree))
+        elif output in self.found.maps:
+            self.found.assign(tensor, self.found.powers(self.found.maps[output], 1 / degree))
 
     def _common(self, node: int, acts: Sequence[int], output: int) -> Index | None:
         """The channels of an elementwise node's result, from any of its tensors that has some."""
@@ -224,7 +249,12 @@ class _Walk:
                 self.found.pin(index)
 
     def _factor(self, node: int, port: int, signature: Signature, index: Index) -> None:
-        """A product of tensors: its result has the scale of one of them, the others keep theirs."""
+        """A product of tensors: its result has the scale of one of them, the others keep theirs; of a square, its square."""
+        ports = range(len(self.snapshot.inputs[node]))
+        factors = {(self._tensor(node, p), role_of(signature, p)) for p in ports}
+        if signature.elementwise and len(ports) > 1 and len(factors) == 1:
+            self._powered(node, ports, Fraction(len(ports)))
+            return
         if port < 0 and node not in self.carrier:
             self.carrier[node] = self._choose(node, signature, index)
         elif port >= 0 and self.carrier.setdefault(node, port) != port:
