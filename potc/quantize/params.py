@@ -24,7 +24,7 @@ from potc.quantize.level import level
 from potc.quantize.moments import SecondMoments
 from potc.quantize.narrow import Narrowing, narrow
 from potc.quantize.numbers import QuantParams
-from potc.quantize.plan import ConstantQuantizer, Correction, Plan
+from potc.quantize.plan import ConstantQuantizer, Correction, Plan, Product
 from potc.quantize.ranges import Ranges
 from potc.quantize.round import second_order
 from potc.quantize.scale import SMALLEST_NORMAL, is_symmetric, range_params, storage_dtype
@@ -77,6 +77,9 @@ def solve_params(
         params, reason = solve_activation(quantizer, ranges, tuning.ranges)
         activations.append(params)
         activation_reasons.append(reason)
+    for product in plan.products:
+        if all(kind == "activation" for kind, _ in product.factors):
+            _fit(product, ranges, activations, activation_reasons)
     found: list[_Constant] = []
     # A network that is written out step by step reads one weight everywhere: solved once.
     alike: dict[ConstantQuantizer, _Constant] = {}
@@ -88,6 +91,8 @@ def solve_params(
         if key not in alike:
             alike[key] = _constant(constant if tuning.narrow else _unbounded(constant), weights, tuning.ranges)
         found.append(replace(alike[key], constant=constant))
+    for product in plan.products:
+        _fit_weight(product, ranges, activations, found)
     if not tuning.narrow:
         found = [replace(c, constant=_unbounded(c.constant)) for c in found]
     codes = list[np.ndarray]() if scratch is None else Shelf(scratch)
@@ -254,7 +259,44 @@ def _derived(
     return _Constant(constant, weights, QuantParams(qtype, scale, zero_point, axis), reason)
 
 
-def _peak(constant: ConstantQuantizer, ranges: Ranges) -> float:
+def _fit(product: Product, ranges: Ranges, activations: list[QuantParams], reasons: list[str]) -> None:
+    """Raises the scales of two computed tensors alike until the sums of their products fit; where only one may grow, that one."""
+    factor = float(_overflow(product, ranges, activations, ()).max())
+    free = dict.fromkeys(
+        i for _, i in product.factors if activations[i].qtype.symmetric and activations[i].qtype.scale is None
+    )
+    for index in free if factor > 1 else ():
+        params = activations[index]
+        scale = params.scale.astype(np.float64) * factor ** (1 / len(free))
+        scale = np.exp2(np.ceil(np.log2(scale))) if params.qtype.power_of_two else scale
+        activations[index] = replace(params, scale=_above(scale))
+        reasons[index] += "; raised so that all sums of products fit"
+
+
+def _fit_weight(
+    product: Product, ranges: Ranges, activations: Sequence[QuantParams], found: Sequence[_Constant]
+) -> None:
+    """Raises the scales of a weight without a bias until its sums fit."""
+    held = [found[i] for kind, i in product.factors if kind == "constant"]
+    owner = next((c for c in held if c.params.qtype.scale is None and c.params.block is None), None)
+    if owner is None:
+        return
+    factor = _overflow(product, ranges, activations, found)
+    if factor.max() > 1:
+        _raise_scale(owner, factor, "so that all sums fit")
+
+
+def _overflow(
+    product: Product, ranges: Ranges, activations: Sequence[QuantParams], found: Sequence[_Constant]
+) -> np.ndarray:
+    """How many times the accumulator the largest sum is: float64, by channel of the weight where that has such scales."""
+    step = np.float64(1.0)
+    for kind, i in product.factors:
+        step = step * (activations[i].scale.max() if kind == "activation" else found[i].params.scale).astype(np.float64)
+    return np.asarray(_peak(product, ranges) / (np.maximum(step, SMALLEST_NORMAL) * product.most))
+
+
+def _peak(constant: ConstantQuantizer | Product, ranges: Ranges) -> float:
     """The largest magnitude of the sums that a bias is part of, with the room that 16-bit ranges have; 0 where nobody looked. (What
     the ancestor calls overflow correction takes the largest one seen.)"""
     seen = ranges.by_tensor[constant.sums] if constant.sums else None
@@ -272,7 +314,13 @@ def _bias_axis(constant: ConstantQuantizer, values: np.ndarray, channels: int) -
     return axis
 
 
-def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
+def _above(scale: np.ndarray) -> np.ndarray:
+    """float32, rounded up."""
+    nearest = scale.astype(np.float32)
+    return np.where(nearest < scale, np.nextafter(nearest, np.float32(np.inf)), nearest).astype(np.float32)
+
+
+def _raise_scale(owner: _Constant, factor: np.ndarray, why: str = "for a bias") -> np.ndarray:
     """Multiplies the owner's scales by ``factor`` where that is above 1. Returns the float64 factors that came
     about.
     """
@@ -282,14 +330,13 @@ def _raise_scale(owner: _Constant, factor: np.ndarray) -> np.ndarray:
     after = before * wanted
     if owner.params.qtype.power_of_two:
         after = np.exp2(np.ceil(np.log2(after)))
-    scale = after.astype(np.float32)
-    scale = np.where(scale < after, np.nextafter(scale, np.float32(np.inf)), scale).astype(np.float32)
+    scale = _above(after)
     zero_point = owner.params.zero_point
     if not is_symmetric(owner.params.qtype) and not owner.params.qtype.shared_zero_point:
         low, high = limits(owner.values, owner.params.axis)
         _, zero_point = range_params(low, high, replace(owner.params.qtype, scale=None), scale)
     owner.params = replace(owner.params, scale=scale, zero_point=zero_point)
-    owner.reason += "; raised for a bias"
+    owner.reason += f"; raised {why}"
     return scale.astype(np.float64) / before
 
 

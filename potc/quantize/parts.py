@@ -87,6 +87,7 @@ def whole(parts: Sequence[Part]) -> Plan:
     first = plans[0]
     quantizers, constants = list(first.quantizers), list(first.constants)
     insertions, corrections = list(first.insertions), list(first.corrections)
+    products = list(first.products)
     for plan in plans[1:]:
         ids, places = len(quantizers), len(constants)
         offset = {"activation": ids, "constant": places}
@@ -94,6 +95,9 @@ def whole(parts: Sequence[Part]) -> Plan:
         insertions += [replace(i, quantizer=i.quantizer + ids) for i in plan.insertions]
         constants += [
             replace(c, factors=tuple((kind, index + offset[kind]) for kind, index in c.factors)) for c in plan.constants
+        ]
+        products += [
+            replace(p, factors=tuple((kind, index + offset[kind]) for kind, index in p.factors)) for p in plan.products
         ]
         corrections += [replace(c, bias=c.bias + places, weight=c.weight + places) for c in plan.corrections]
     kernels = tuple(k for plan in plans for k in plan.kernels)
@@ -108,6 +112,7 @@ def whole(parts: Sequence[Part]) -> Plan:
         tuple(corrections),
         first.absent,
         tuple(dict.fromkeys(t for plan in plans for t in plan.rectified)),
+        tuple(products),
     )
 
 

@@ -154,6 +154,16 @@ class Absent:
 
 
 @record
+class Product:
+    """Sums of products that no bias is part of. ``factors``: as those of a bias; ``sums``: the tensor that holds them; ``most``:
+    the largest code of what they are added up in."""
+
+    factors: tuple[tuple[str, int], ...]
+    sums: str
+    most: int
+
+
+@record
 class Kernel:
     """A match that was taken: the nodes it covers (names, in data-flow order) and what its captures are bound to."""
 
@@ -188,6 +198,7 @@ class Plan:
     corrections: tuple[Correction, ...] = ()
     absent: tuple[Absent, ...] = ()
     rectified: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -198,7 +209,7 @@ class Plan:
     def observed(self) -> tuple[str, ...]:
         """Names of the tensors that calibration must see, each once: those, and sums that must fit into an accumulator."""
         biases = (*self.constants, *(a.constant for a in self.absent))
-        return tuple(dict.fromkeys((*self.stored, *(c.sums for c in biases if c.sums))))
+        return tuple(dict.fromkeys((*self.stored, *(c.sums for c in (*biases, *self.products) if c.sums))))
 
     def filled(self) -> Plan:
         """The same with the absent biases as constants, behind all others; of a model that has them (see ``biases.py``)."""

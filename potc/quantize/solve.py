@@ -25,6 +25,7 @@ from potc.quantize.constants import Unmet, constant_quantizers
 from potc.quantize.corrections import bias_corrections
 from potc.quantize.left import left_nodes
 from potc.quantize.plan import Insertion, Kernel, Origin, Plan, Quantizer
+from potc.quantize.products import products
 from potc.quantize.rectified import never_negative
 from potc.quantize.sums import with_sums
 from potc.quantize.wishes import Ask, Problem, Wishes, held_nodes, kept_tensors, spelled, sweep_down, sweep_up
@@ -118,6 +119,7 @@ def _build(problem: Problem, wishes: Wishes, through: frozenset[int], scoped: Ma
     signatures = problem.programs[0].signatures
     known = tuple(replace(q, within=ends_of(snapshot, signatures, q.observed)) for q in quantizers)
     plan = Plan(problem.program.device, known, ordered, constants, kernels, left, corrections, absent)
+    plan = replace(plan, products=products(stored, quantizers, constants))
     rectified = (t for t in plan.observed if never_negative(snapshot, signatures, snapshot.tensor_ids[t]))
     return replace(plan, rectified=tuple(rectified))
 

@@ -19,10 +19,10 @@ def with_sums(
     absent: tuple[Absent, ...],
 ) -> tuple[tuple[ConstantQuantizer, ...], tuple[Absent, ...]]:
     """The same, where biases of wide products name the tensor that the whole sum is."""
-    bits = [_bits(q.types) for q in quantizers]
+    bits = [bits_of(q.types) for q in quantizers]
     if not any(b > NARROW // 2 for b in bits):
         return constants, absent
-    of_constants = [_bits(c.types) for c in constants]
+    of_constants = [bits_of(c.types) for c in constants]
     nodes = {name: node for node, name in enumerate(snapshot.names)}
 
     def named(bias: ConstantQuantizer) -> ConstantQuantizer:
@@ -35,5 +35,6 @@ def with_sums(
     return found, tuple(replace(a, constant=named(a.constant)) for a in absent)
 
 
-def _bits(types: Iterable[QType]) -> int:
+def bits_of(types: Iterable[QType]) -> int:
+    """Of the widest of these types."""
     return max((t.bits for t in types), default=0)

@@ -149,6 +149,11 @@ def summed(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
             if kind == "constant":
                 weight = plan.constants[index]
                 found[weight.node, weight.port] = bias.sums, weight.node
+    for product in plan.products:
+        for kind, index in product.factors:
+            if kind == "constant":
+                weight = plan.constants[index]
+                found.setdefault((weight.node, weight.port), (product.sums, weight.node))
     return found
 
 
