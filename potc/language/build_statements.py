@@ -81,7 +81,7 @@ def _sig_port(builder: Builder, span: Span, children: list[Any]) -> s.SignatureP
 def _within(builder: Builder, span: Span, children: list[Any]) -> tuple[float, float]:
     low, high = children
     if low >= high:
-        builder.mistake(f"no number is within [{low}, {high}]", span)
+        builder.mistake(f"no number is within [{low}, {high}]", span, "the lower end stands first")
     return low, high
 
 
@@ -89,7 +89,7 @@ def _within(builder: Builder, span: Span, children: list[Any]) -> tuple[float, f
 def _opflag(builder: Builder, span: Span, children: list[Any]) -> s.OpFlag:
     word, degree = str(children[0]), children[1]
     if degree is not None and word != "homogeneous":
-        builder.mistake(f"`{word}` has no degree: only `homogeneous` has", span)
+        builder.mistake(f"`{word}` has no degree: only `homogeneous` has", span, "leave out the brackets")
     return s.OpFlag(word, degree if isinstance(degree, int | float | None) else str(degree), span)
 
 

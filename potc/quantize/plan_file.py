@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from potc.diagnostics.diagnostic import reject
 from potc.quantize.plan import Plan
 
-VERSION = 3
+VERSION = 4
 
 
 def plan_to_json(plan: Plan) -> str:
