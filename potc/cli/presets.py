@@ -30,7 +30,7 @@ def equalize_of(words: Mapping[str, Any]) -> str:
     """The equalization: unless one is asked for, ``fast`` makes none, and nor does what saves ranges, which are then those of the
     model as it is."""
     source = click.get_current_context().get_parameter_source("equalize")
-    if source is click.core.ParameterSource.DEFAULT and (words["preset"] == "fast" or words["save_ranges"] is not None):
+    if source is click.core.ParameterSource.DEFAULT and (words["preset"] == "fast" or words.get("save_ranges")):
         return "none"
     return words["equalize"]
 

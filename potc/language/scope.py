@@ -201,7 +201,8 @@ def _axes(scope: Scope, item: syntax.OpSignature) -> None:
 
 
 def _port(port: syntax.SignaturePort) -> Port:
-    return Port(port.role, tuple((a.name, a.value) for a in port.axes), port.within)
+    within = None if port.within is None else (float(port.within[0]), float(port.within[1]))
+    return Port(port.role, tuple((a.name, a.value) for a in port.axes), within)
 
 
 def names_in(expr: object) -> list[syntax.Name]:
