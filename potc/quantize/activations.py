@@ -13,7 +13,7 @@ from potc.quantize.estimators import FINE_BITS, borders, clipped, estimate
 from potc.quantize.histogram import Histogram, merge_histograms
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import Quantizer
-from potc.quantize.range_search import search
+from potc.quantize.range_search import resolves, search
 from potc.quantize.ranges import Ranges
 from potc.quantize.scale import ROUNDING, range_params
 from potc.quantize.seen import LARGEST_STEP
@@ -92,7 +92,7 @@ def _estimated(
     if axis is not None:
         several = [ranges.by_channel[t, axis] for t in quantizer.observed]
         return _alive(*_outer([estimate(s, qtype, settings) for s in several if s.samples]))
-    if not settings.searches:
+    if not settings.searches or (settings.estimator != "percentile" and not resolves(qtype)):
         return _outer([estimate(s, qtype, settings) for s in seen])
     low, high = min(s.min for s in seen), max(s.max for s in seen)
     histogram = reduce(merge_histograms, (s.histogram for s in seen if s.histogram is not None), Histogram.empty())

@@ -30,13 +30,18 @@ Loss = Callable[
 ]  # centres, counts, lows, highs, type
 
 
+def resolves(qtype: QType) -> bool:
+    """True if a histogram tells more than the codes of a type: else a search could not judge what is clipped."""
+    return qtype.high - qtype.low <= 2 * RESOLVED
+
+
 def search(histogram: Histogram, low: float, high: float, qtype: QType, estimator: str) -> tuple[float, float]:
     """The best range inside [low, high], which is what was seen, and 0; that range itself where a search could not tell.
 
     ``estimator``: "mse" or "entropy". Types with more codes than bins are left alone: clipping gains them nothing.
     """
     centres, counts = histogram.held()
-    if qtype.high - qtype.low > 2 * RESOLVED or qtype.scale is not None or not len(centres):
+    if not resolves(qtype) or qtype.scale is not None or not len(centres):
         return low, high
     low, high = min(low, 0.0), max(high, 0.0)
     loss = squared_error if estimator == "mse" else divergence

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from potc.language.program import Granularity, QType
+from potc.quantize.activations import solve_activation
 from potc.quantize.constant_range import constant_range
 from potc.quantize.estimators import aggregate, estimate, growth, quantile_of, rows_for
 from potc.quantize.histogram import Histogram
+from potc.quantize.plan import Quantizer
 from potc.quantize.range_search import search, search_weights, squared_error
+from potc.quantize.ranges import Ranges
 from potc.quantize.scale import range_params
 from potc.quantize.statistic import Statistic
 from potc.quantize.tuning import AGGREGATORS, STATISTICS, Border, RangeSettings
@@ -236,6 +239,18 @@ UNSEARCHED = {
 @pytest.mark.parametrize("estimator", ["mse", "entropy"])
 def test_what_a_search_can_not_tell_stays(values: np.ndarray, qtype: QType, estimator: str) -> None:
     assert search(Histogram.of_values(values), -3.0, 5.0, qtype, estimator) == (-3, 5)
+
+
+@pytest.mark.parametrize("estimator", ["mse", "entropy"])
+def test_types_that_no_search_judges_have_the_room_of_the_default(estimator: str) -> None:
+    """Samples that calibration did not see go beyond: with 16 bits, what is cut off there is nearly all of the error."""
+    quantizer = Quantizer(0, ("x",), ("x",), (I16_SYM,), ())
+    scales: list[float] = []
+    for settings in (RangeSettings(), RangeSettings(estimator=estimator)):
+        seen = replace(statistic(TWO, I16_SYM, settings), histogram=Histogram.of_values(TWO))
+        scales.append(float(solve_activation(quantizer, Ranges({"x": seen}, {}), settings)[0].scale))
+    assert scales[1] == scales[0]
+    assert scales[1] > 8 / 32767
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 30), elements=FLOAT32), st.sampled_from([U8, I8_SYM, U8_128, F8]))
