@@ -48,6 +48,7 @@ PASSES: Mapping[str, Mapping[str, Tuning]] = {
     "equalization": {
         f"--equalize {m}": Tuning(equalize=EqualizeSettings(m)) for m in ("align", "cross-layer", "smooth", "best")
     },
+    "unasked": {"--equalize none": Tuning(equalize=EqualizeSettings("none"))},
     "limits": {"--equalize best --equalize-limits spread": Tuning(equalize=EqualizeSettings("best", "spread"))},
     "ranges": {
         f"--range-estimator {m}": Tuning(ranges=RangeSettings(estimator=m))
