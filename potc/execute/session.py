@@ -40,13 +40,21 @@ class SessionError(Exception):
 
 
 def open_session(
-    model: bytes, *, optimize: bool, threads: int = 0, optimized_path: str | None = None
+    model: bytes,
+    *,
+    optimize: bool,
+    threads: int = 0,
+    optimized_path: str | None = None,
+    quantizers: bool = True,
+    arena: bool = False,
 ) -> InferenceSession:
     """A session on the CPU. The model comes as bytes, so no path of a user ever reaches onnxruntime; numbers that were set
     aside are read and come as arrays.
 
     ``optimize``: all graph optimizations, or none at all. ``threads`` 0: onnxruntime's own choice; the number can change
-    the last bit of a sum. ``optimized_path``: where to write the optimized graph. Raises SessionError.
+    the last bit of a sum. ``optimized_path``: where to write the optimized graph. ``quantizers`` False: optimizations leave
+    them where they are, and what lies between them computes in float. ``arena``: buffers stay with a session of few samples, which
+    is quicker and needs more memory. Raises SessionError.
     """
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
@@ -57,9 +65,11 @@ def open_session(
     options.log_severity_level = 4
     # The arena keeps freed buffers, and the pattern plans all of a run's buffers as one: without them the peak is what the
     # model needs at any moment, at the same speed.
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_deterministic_compute", "1")
+    if not quantizers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_path is not None:
         options.optimized_model_filepath = optimized_path
     try:

@@ -75,7 +75,7 @@ def open_stage(
     appended: tuple[Sequence[NodeProto], Sequence[onnx.TensorProto]],
     outputs: Sequence[str],
 ) -> InferenceSession:
-    """A session of one thread that runs a stage as it is written. ``types``: of what it reads; ``given``: by node;
+    """A session of one thread that runs a stage, in float between the quantizers. ``types``: of what it reads; ``given``: by node;
     ``appended``: nodes and constants that look at results; ``outputs``: beside what is kept."""
     changed: list[NodeProto] = []
     constants = list(appended[1])
@@ -101,7 +101,7 @@ def open_stage(
     model = helper.make_model(
         graph, opset_imports=list(proto.opset_import), functions=list(proto.functions), ir_version=proto.ir_version
     )
-    return open_session(model.SerializeToString(), optimize=False, threads=1)
+    return open_session(model.SerializeToString(), optimize=True, threads=1, quantizers=False, arena=True)
 
 
 def _names(nodes: Iterable[NodeProto]) -> tuple[str, ...]:
