@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from onnx import TensorProto
 
 from potc.data.dataset import Dataset
-from potc.data.kept import KeptSamples, some
+from potc.data.kept import KeptSamples, Sample, some
+from potc.data.part import Part as PartOfSamples
 from potc.data.preprocessing import Preprocessing
 from potc.data.source import Annotations, open_samples
 from potc.diagnostics.diagnostic import reject
@@ -35,7 +36,7 @@ from potc.language.resolve import load_rules
 from potc.match.rewrite import Change, Rewritten, apply_rewrites
 from potc.quantize.biases import with_biases
 from potc.quantize.borders import Border, with_integer_borders
-from potc.quantize.calibrate import calibrate, wanted_ranges
+from potc.quantize.calibrate import NOWHERE, Look, calibrate, wanted_ranges
 from potc.quantize.calibrate_in_turns import calibrate_in_turns
 from potc.quantize.doubts import resolved
 from potc.quantize.equalize.layers import fine_weights
@@ -43,13 +44,14 @@ from potc.quantize.equalize.run import Equalization, equalize
 from potc.quantize.lower import lower
 from potc.quantize.moments import second_moments
 from potc.quantize.numbers import QuantParams
+from potc.quantize.observe import Averaged
 from potc.quantize.params import Params, solve_params
 from potc.quantize.parts import Part, only_run, snapshots_of, solve_parts, whole
 from potc.quantize.plan import Plan
 from potc.quantize.provenance import record_provenance
-from potc.quantize.ranges import Ranges, check_fit, read_ranges
+from potc.quantize.ranges import Looked, Ranges, check_fit, read_ranges
 from potc.quantize.scopes import Scopes, scoped_nodes
-from potc.quantize.sequential import corrected_in_sequence
+from potc.quantize.sequential import chosen_indices, chosen_of, corrected_in_sequence, fitting, looked_at
 from potc.quantize.tuning import Tuning
 
 MEMORY = 4 << 30  # bytes that a model above the limit of a file may need, where nothing is stated
@@ -191,7 +193,9 @@ def match_model(job: Job, trace: Trace) -> Matched:
     program = load_rules(job.rules, device=job.device, settings=job.settings, externs=job.externs)
     trace.stage("model")
     model = read_runnable(job.model, job.whole)
-    samples = KeptSamples(_samples(job, model), job.checked)
+    samples = KeptSamples(
+        _samples(job, model), job.checked, fitting if job.tuning.bias.method == "sequential" else None
+    )
     trace.stage("prepare")
     prepared, changes = prepare(model, program)
     trace.stage("plan")
@@ -248,7 +252,44 @@ def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) ->
     prepared, plan = matched.prepared, observed_plan(matched.plan, tuning)
     if prepared.aside is not None:
         return calibrate_in_turns(prepared, plan, samples, trace.progress, tuning.ranges, matched.job.room)
-    return calibrate(prepared, plan, samples, trace.progress, tuning.ranges)
+    look = _look(matched, plan) if samples is matched.samples and in_sequence(matched, tuning) else NOWHERE
+    return calibrate(prepared, plan, samples, trace.progress, tuning.ranges, look=look)
+
+
+def _look(matched: Matched, plan: Plan) -> Look:
+    """What the correction in sequence wants to know of calibration. Nothing where calibration does not read each of these tensors
+    anyway: onnxruntime fuses over what nobody reads, and ranges must not hang on who looks."""
+    averaged = _averaged(matched, plan)
+    read = {
+        *plan.observed,
+        *(c.tensor for c in plan.corrections),
+        *(o.name for o in matched.prepared.proto.graph.output),
+    }
+    if not read.issuperset(a.tensor for a in averaged):
+        return NOWHERE
+    return Look(averaged, chosen_indices(matched.samples))
+
+
+def in_sequence(matched: Matched, tuning: Tuning) -> bool:
+    """Are biases corrected in sequence? That runs the whole model."""
+    return tuning.bias.method == "sequential" and matched.real and matched.prepared.aside is None
+
+
+def looked(matched: Matched, ranges: Ranges, tuning: Tuning, chosen: Sequence[Sample]) -> Looked:
+    """What the float model returns of the chosen samples: from calibration, else by the same run of these samples alone.
+    ``matched``: as it was calibrated."""
+    indices = sorted(index for index, _ in chosen)
+    plan = observed_plan(matched.plan, tuning)
+    look = Look(_averaged(matched, plan), frozenset(range(len(indices))))
+    if ranges.looked.keys() >= set(indices) or not look.averaged:
+        return ranges.looked
+    few = PartOfSamples(matched.samples, indices)
+    again = calibrate(matched.prepared, plan, few, lambda done, total: None, tuning.ranges, look=look)
+    return {index: again.looked[place] for place, index in enumerate(indices)}
+
+
+def _averaged(matched: Matched, plan: Plan) -> tuple[Averaged, ...]:
+    return looked_at(plan, matched.prepared, matched.program.members[0].signatures)
 
 
 def observed_plan(plan: Plan, tuning: Tuning) -> Plan:
@@ -269,7 +310,7 @@ class Quantized:
 
 def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> Quantized:
     """Solves all numbers. Raises Rejected where no allowed format suits."""
-    matched = matched.after(ranges)
+    calibrated, matched = matched, matched.after(ranges)
     if tuning.bias.method != "none":
         prepared, plan = with_biases(matched.prepared, matched.plan)
         matched = replace(matched, prepared=prepared, plan=plan)
@@ -286,10 +327,11 @@ def quantize(matched: Matched, ranges: Ranges, tuning: Tuning, trace: Trace) -> 
     trace.stage("lower")
     base = raise_opset(prepared, opset_for(params))
     lowered = lower(base, plan, params)
-    if tuning.bias.method == "sequential" and matched.real and prepared.aside is None:  # it runs the whole model
+    if in_sequence(matched, tuning) and plan.corrections:
         trace.stage("correct")
-        signatures = matched.program.members[0].signatures
-        params = corrected_in_sequence(base, plan, params, lowered, signatures, matched.samples)
+        signatures, chosen = matched.program.members[0].signatures, chosen_of(matched.samples)
+        wanted = looked(calibrated, ranges, tuning, chosen)
+        params = corrected_in_sequence(base, plan, params, lowered, signatures, chosen, wanted)
         lowered = lower(base, plan, params)
     compiled = serialize(record_provenance(lowered, matched.program, plan, matched.changes))
     return Quantized(matched, params, compiled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +12,16 @@ Sample = tuple[int, Mapping[str, np.ndarray]]  # its index, counted from 0, and 
 
 
 class KeptSamples:
-    """A Dataset that remembers ``count`` of its samples, spread evenly, once it was read to its end."""
+    """A Dataset that remembers some of its samples, spread evenly, once it was read to its end: ``count`` of them, and as many more
+    as ``fitting`` says of the first one."""
 
-    def __init__(self, dataset: Dataset, count: int) -> None:
+    def __init__(
+        self, dataset: Dataset, count: int, fitting: Callable[[Mapping[str, np.ndarray]], int] | None = None
+    ) -> None:
         self._dataset = dataset
         self._count = count
-        self._kept: tuple[Sample, ...] | None = None
+        self._fitting = fitting
+        self._kept: dict[int, Mapping[str, np.ndarray]] = {}
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -36,17 +40,20 @@ class KeptSamples:
 
     def feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
         wanted = spread(len(self), self._count)
-        kept: list[Sample] = []
+        kept: dict[int, Mapping[str, np.ndarray]] = {}
         for index, feed in enumerate(self._dataset.feeds()):
+            if index == 0 and self._fitting is not None:
+                wanted |= spread(len(self), self._fitting(feed))
             if index in wanted:
-                kept.append((index, feed))
+                kept[index] = feed
             yield feed
-        self._kept = tuple(kept)
+        self._kept = kept
 
     def some(self, count: int) -> Iterator[Sample]:
-        """``count`` samples, spread evenly; from memory where these are the kept ones."""
-        if self._kept is not None and count == self._count:
-            yield from self._kept
+        """``count`` samples, spread evenly; from memory where they were kept."""
+        wanted = spread(len(self), count)
+        if wanted <= self._kept.keys():
+            yield from ((index, self._kept[index]) for index in sorted(wanted))
         else:
             yield from some(self._dataset, count)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -31,6 +31,7 @@ from potc.quantize.needs import EXTREMES, Needs, needs_of
 from potc.quantize.observe import (
     FLOATS,
     REDUCTIONS,
+    Averaged,
     averaged_by,
     expose,
     instrument,
@@ -48,6 +49,17 @@ from potc.quantize.windows import tap_means
 Results = Sequence[Any]  # of one sample, in the order of the outputs that were asked for
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Means by channel that are kept of each of ``samples``, which are counted like those of messages, see ``Ranges.looked``."""
+
+    averaged: tuple[Averaged, ...] = ()
+    samples: frozenset[int] = frozenset()
+
+
+NOWHERE = Look()
+
+
 def calibrate(
     model: Model,
     plan: Plan,
@@ -55,15 +67,17 @@ def calibrate(
     progress: Callable[[int, int], None],
     settings: RangeSettings | None = None,
     first: int = 0,
+    look: Look = NOWHERE,
 ) -> Ranges:
     """Runs the float model once per sample and keeps of ``plan.observed`` what the estimator of ``settings`` needs.
 
-    ``progress(done, total)`` is called after each sample. ``first``: index of the first sample, for messages. Raises Rejected
-    if an observed tensor holds NaN or infinity, or if onnxruntime can't run a sample; both name the sample, counted from 0.
+    ``progress(done, total)`` is called after each sample. ``first``: index of the first sample, for messages and ``look``. Raises
+    Rejected if an observed tensor holds NaN or infinity, or if onnxruntime can't run a sample; both name the sample, counted
+    from 0.
     """
     if not plan.observed:
         return Ranges({}, model=fingerprint(model), generated=dataset.generated)
-    return replace(watch(model, plan, dataset, progress, settings, first), model=fingerprint(model))
+    return replace(watch(model, plan, dataset, progress, settings, first, look=look), model=fingerprint(model))
 
 
 def watch(
@@ -75,10 +89,11 @@ def watch(
     first: int = 0,
     keep: Callable[[Mapping[str, Any]], None] | None = None,
     known: Collection[str] = (),
+    look: Look = NOWHERE,
 ) -> Ranges:
     """The same without the model's fingerprint, and for a part of a model. ``keep`` gets all outputs of each sample, by name;
     ``known``: tensors that another part tells of."""
-    observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()), None, keep, known)
+    observer = _Observer(model, plan, needs_of(plan, settings or RangeSettings()), None, keep, known, look)
     total = len(dataset)
     for index, (feed, results) in enumerate(observer.run(dataset, first)):
         observer.add(first + index, feed, results)
@@ -113,6 +128,7 @@ class _Observer:
         body: Body | None = None,
         keep: Callable[[Mapping[str, Any]], None] | None = None,
         known: Collection[str] = (),
+        look: Look = NOWHERE,
     ) -> None:
         self._model, self.key = model, "" if body is None else body.key
         own = _tensors_of(model.proto.graph).difference(known)
@@ -131,13 +147,16 @@ class _Observer:
         self._ends = [o.name for o in model.proto.graph.output if whole or _is_float(o)]
         self._rectified = frozenset(t for t in plan.rectified if t in own)
         self._scalars = reductions(model.proto, self._tensors, self._rectified)
-        means = list(mean_outputs(model.proto, len(self._channels)))
+        self._look = look
+        self._looked: dict[int, dict[str, np.ndarray]] = {}
+        channels = list(dict.fromkeys((*self._channels.values(), *look.averaged)))
+        self._places = {averaged: place for place, averaged in enumerate(channels)}
+        means = list(mean_outputs(model.proto, len(channels)))
         values = list(value_outputs(model.proto, len(self._fetched)))
         self._inner = InnerRuns(model, plan)
         self._bodies = {b.key: _Observer(b.model, plan, needs, b) for b in self._inner.bodies}
         self._outputs = [*self._scalars, *means, *values, *self._ends, *self._inner.reads]
         self._runs = 0
-        channels = list(self._channels.values())
         self._session = open_float(
             instrument(model.proto, self._tensors, channels, self._fetched, self._inner.reads, self._rectified)
         )
@@ -170,7 +189,10 @@ class _Observer:
         self._runs += 1
         self._extremes.append(self._checked(index, feed, results))
         rest = iter(results[len(self._scalars) :])
-        self._sums.add([np.asarray(m) for m in islice(rest, len(self._channels))])
+        means = [np.asarray(m) for m in islice(rest, len(self._places))]
+        self._sums.add([means[self._places[averaged]] for averaged in self._channels.values()])
+        if index in self._look.samples:
+            self._looked[index] = {a.tensor: means[self._places[a]] for a in self._look.averaged}
         for tensor in self._fetched:
             values = np.asarray(next(rest))
             if values.size:
@@ -256,7 +278,7 @@ class _Observer:
         found = Ranges(by_tensor, means, by_channel, self._seen, model, generated, runs)
         for body in self._bodies.values():
             found = merge_ranges(found, body.ranges(model, generated))
-        return found
+        return replace(found, looked=self._looked)
 
 
 def _tensors_of(graph: onnx.GraphProto) -> set[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from potc.data.tables import read_table
 from potc.diagnostics.diagnostic import reject
 from potc.graph.model import Model
@@ -19,6 +21,7 @@ from potc.quantize.statistic import Statistic, decoded, encoded, merge
 VERSION = 4
 
 Key = TypeVar("Key")
+Looked = Mapping[int, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Ranges:
 
     ``model``: the fingerprint of the prepared model that was run, "" if that was not noted. ``generated``: samples were made up.
     ``runs``: how often each nested graph ran that holds kernels, by ``node/attribute``; each run counts as a sample of what
-    is inside.
+    is inside. ``looked``: of a few samples, by index, the means by channel of tensors that a correction looks at, by name:
+    float32 [C]. Neither saved nor merged: who needs them runs these samples again.
     """
 
     by_tensor: Mapping[str, Statistic]
@@ -38,6 +42,7 @@ class Ranges:
     model: str = ""
     generated: bool = False
     runs: Mapping[str, int] = field(default_factory=dict[str, int])
+    looked: Looked = field(default_factory=dict[int, Mapping[str, np.ndarray]], compare=False)
 
     def to_json(self) -> str:
         """One JSON document with names sorted, so equal ranges are equal text."""

@@ -24,8 +24,7 @@ import numpy as np
 import onnx
 
 from potc.data.dataset import Dataset
-from potc.data.kept import Sample, some
-from potc.execute.float_runs import next_results, open_float
+from potc.data.kept import Sample, some, spread
 from potc.execute.session import run_each
 from potc.graph.model import Model
 from potc.graph.names import free_prefix
@@ -33,9 +32,10 @@ from potc.graph.snapshot import Snapshot, take_snapshot
 from potc.language.program import Signature
 from potc.match.environment import axis_of
 from potc.quantize.behind import Behind, behind, constants_of, looking
-from potc.quantize.observe import Averaged, instrument, mean_outputs
+from potc.quantize.observe import Averaged
 from potc.quantize.params import Params, dequantize, quantize
 from potc.quantize.plan import ConstantQuantizer, Plan
+from potc.quantize.ranges import Looked
 from potc.quantize.stages import Given, Stage, open_stage, stages
 
 SAMPLES = 64  # each runs about twice in float arithmetic between the quantizers, and once more in float
@@ -64,18 +64,22 @@ def corrected_in_sequence(
     params: Params,
     lowered: onnx.ModelProto,
     signatures: Mapping[str, Signature],
-    samples: Dataset,
+    chosen: Sequence[Sample],
+    looked: Looked,
 ) -> Params:
     """``params`` with other codes of the biases that ``plan.corrections`` speaks of, and ``shifts`` that say by how much.
 
-    ``prepared`` is the float model, ``lowered`` the quantized one with ``params``. Layers of nested graphs, those that compute in
-    another float type, and those behind sequences of tensors keep what they have. Raises Rejected where a sample can't be run.
+    ``prepared`` is the float model, ``lowered`` the quantized one with ``params``; ``chosen``: samples, see ``chosen_of``;
+    ``looked``: what the float model returned of them, see ``looked_at``. Layers of nested graphs, those that compute in another
+    float type, and those behind sequences of tensors keep what they have. Raises Rejected where a sample can't be run.
     """
     layers = {layer.node: layer for layer in _layers(plan, prepared, signatures)}
     if not layers:
         return params
-    chosen = any_start_spread(list(some(samples, _fitting(samples))))
-    wanted = _float_means(prepared, list(layers.values()), chosen)
+    wanted = {
+        name: np.array([looked[index][layer.behind.result] for index, _ in chosen], np.float64)
+        for name, layer in layers.items()
+    }
     codes, shifts, reasons = list(params.codes), dict(params.shifts), list(params.constant_reasons)
     walk = _Walk(prepared.proto, lowered, layers, [dict(feed) for _, feed in chosen])
     for stage in stages(lowered, layers):
@@ -103,11 +107,37 @@ def any_start_spread(items: list[Sample]) -> list[Sample]:
     return [items[i] for i in sorted(range(len(items)), key=lambda i: f"{i:0{bits}b}"[::-1])]
 
 
-def _fitting(samples: Dataset) -> int:
-    """How many samples are held at once: as many as take ``MEMORY``, by the size of the first."""
-    first = next((feed for _, feed in some(samples, 1)), {})
-    size = sum(np.asarray(value).nbytes for value in first.values())
+def fitting(feed: Mapping[str, np.ndarray]) -> int:
+    """How many samples like this one are held at once: as many as take ``MEMORY``."""
+    size = sum(np.asarray(value).nbytes for value in feed.values())
     return max(1, min(SAMPLES, MEMORY // max(size, 1)))
+
+
+def chosen_of(samples: Dataset) -> list[Sample]:
+    """Those that the correction runs: as many as fit, by the size of the first; each start of them is spread."""
+    return any_start_spread(list(some(samples, _count(samples))))
+
+
+def chosen_indices(samples: Dataset) -> frozenset[int]:
+    """The indices of ``chosen_of``, of which only the first is read."""
+    return spread(len(samples), _count(samples))
+
+
+def _count(samples: Dataset) -> int:
+    return fitting(next((feed for _, feed in some(samples, 1)), {}))
+
+
+def looked_at(plan: Plan, prepared: Model, signatures: Mapping[str, Signature]) -> tuple[Averaged, ...]:
+    """What the float model must tell of each chosen sample: by channel, the mean of what lies behind f."""
+    snapshot = take_snapshot(prepared.proto)
+    nodes = {name: number for number, name in enumerate(snapshot.names)}
+    found: list[Averaged] = []
+    for index in dict.fromkeys(c.bias for c in plan.corrections):
+        name = plan.constants[index].node
+        result = _result(nodes[name], snapshot, signatures) if name in nodes else None
+        if result is not None:
+            found.append(Averaged(result.behind.result, result.rank, result.channel))
+    return tuple(dict.fromkeys(found))
 
 
 def believed(errors: np.ndarray) -> np.ndarray:
@@ -137,32 +167,37 @@ def _layers(plan: Plan, prepared: Model, signatures: Mapping[str, Signature]) ->
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    rank: int
+    channel: int
+    channels: int | None
+    behind: Behind
+
+
 def _layer(
     index: int, constant: ConstantQuantizer, node: int, snapshot: Snapshot, signatures: Mapping[str, Signature]
 ) -> _Layer | None:
+    result, of_bias = _result(node, snapshot, signatures), snapshot.shapes[snapshot.inputs[node][constant.port]]
+    if result is None or of_bias is None or None in of_bias:
+        return None
+    if result.channels != int(np.prod([n or 0 for n in of_bias])):
+        return None
+    tensor = snapshot.tensors[snapshot.outputs[node][0]]
+    return _Layer(constant.node, index, constant.port, tensor, result.rank, result.channel, result.behind)
+
+
+def _result(node: int, snapshot: Snapshot, signatures: Mapping[str, Signature]) -> _Result | None:
     result = snapshot.outputs[node][0]
-    shape, of_bias = snapshot.shapes[result], snapshot.shapes[snapshot.inputs[node][constant.port]]
-    if shape is None or of_bias is None or snapshot.dtypes[result] != "f32":
+    shape = snapshot.shapes[result]
+    if shape is None or snapshot.dtypes[result] != "f32":
         return None
     channel = axis_of(snapshot, signatures, node, -1, "channel", len(shape))
     if channel is None and signatures[snapshot.ops[node]].elementwise:  # an addend lies along the last axis
         channel = len(shape) - 1
-    if channel is None or None in of_bias or shape[channel] != int(np.prod([n or 0 for n in of_bias])):
+    if channel is None:
         return None
-    follows = behind(snapshot, signatures, result)
-    return _Layer(constant.node, index, constant.port, snapshot.tensors[result], len(shape), channel, follows)
-
-
-def _float_means(
-    prepared: Model, layers: Sequence[_Layer], chosen: Sequence[tuple[int, Mapping[str, np.ndarray]]]
-) -> dict[str, np.ndarray]:
-    """Of what lies behind f, by node: float64 [samples, C]."""
-    averaged = [Averaged(layer.behind.result, layer.rank, layer.channel) for layer in layers]
-    session = open_float(instrument(prepared.proto, [], averaged))
-    results = run_each(session, mean_outputs(prepared.proto, len(layers)), [feed for _, feed in chosen])
-    rows = [next_results(results, index) for index, _ in chosen]
-    columns = zip(*rows, strict=True)
-    return {layer.node: np.array(c, np.float64) for layer, c in zip(layers, columns, strict=True)}
+    return _Result(len(shape), channel, shape[channel], behind(snapshot, signatures, result))
 
 
 # ---------------------------------------------------------------------------------------------- samples

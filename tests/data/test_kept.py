@@ -45,8 +45,20 @@ def test_what_was_kept_is_not_read_again() -> None:
     assert source.passes == 2
     list(some(kept, 4))
     assert source.passes == 2
-    assert [i for i, _ in some(kept, 2)] == [0, 10]
+    assert [i for i, _ in some(kept, 2)] == [0, 10]  # these are among the four
+    assert source.passes == 2
+    assert [i for i, _ in some(kept, 3)] == [0, 6, 13]
     assert source.passes == 3
+
+
+def test_as_many_more_are_kept_as_fit() -> None:
+    source = Counted(20)
+    kept = KeptSamples(source, 4, lambda first: 3 if first["x"][0] == 0 else 20)
+    list(kept.feeds())
+    assert [[i for i, _ in some(kept, count)] for count in (3, 4)] == [[0, 6, 13], [0, 5, 10, 15]]
+    assert source.passes == 1
+    list(some(kept, 5))
+    assert source.passes == 2
 
 
 def test_a_pass_that_was_broken_off_keeps_nothing() -> None:

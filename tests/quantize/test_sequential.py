@@ -131,6 +131,19 @@ def test_the_same_bytes_every_time(tmp_path: Path) -> None:
     assert compiled(tmp_path, BRANCHES, "sequential").compiled == compiled(tmp_path, BRANCHES, "sequential").compiled
 
 
+def test_saved_ranges_give_the_same_bytes(tmp_path: Path) -> None:
+    """They hold nothing of single samples: these are run again, in the same way."""
+    model, data = network(tmp_path, BRANCHES)
+    job = Job(model, "cpu", data, tuning=Tuning(bias=BiasSettings("sequential")))
+    found = compile_model(job)
+    assert sorted(found.ranges.looked) == list(range(SAMPLES))
+    fast = compile_model(replace(job, tuning=Tuning(bias=BiasSettings("fast"))))
+    assert not fast.ranges.looked and fast.ranges.to_json() == found.ranges.to_json()
+    (tmp_path / "ranges.json").write_text(found.ranges.to_json())
+    again = compile_model(replace(job, ranges=str(tmp_path / "ranges.json")))
+    assert not again.ranges.looked and again.compiled == found.compiled
+
+
 def test_with_little_memory_fewer_samples_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compiled(tmp_path, BRANCHES, "sequential")
     monkeypatch.setattr(sequential, "MEMORY", 1)
@@ -182,6 +195,23 @@ def test_layers_of_other_float_types_keep_the_fast_correction(tmp_path: Path) ->
     )
     assert len(found.plan.corrections) == 2 and set(fast.params.shifts) == {c.bias for c in found.plan.corrections}
     assert fast.compiled == found.compiled
+
+
+SUM = """
+  a = Conv <kernel_shape=[1, 1]> (x, w0, b0)
+  s = Add (a, x)
+  r = Relu (s)
+  y = Conv <kernel_shape=[1, 1]> (r, w1, b1)
+"""
+
+
+def test_what_is_fused_away_is_looked_at_afterwards(tmp_path: Path) -> None:
+    """A look at `a` in calibration would keep onnxruntime from adding x right where it is computed."""
+    (tmp_path / "bare.rules").write_text(HALF.replace(", y: a8", ""))
+    model, data = network(tmp_path, SUM)
+    found = compile_model(Job(model, str(tmp_path / "bare.rules"), data))
+    assert found.plan.observed == ("x", "r") and not found.ranges.looked
+    assert len(found.params.shifts) == 2
 
 
 # ---------------------------------------------------------------------------------------------- parts
