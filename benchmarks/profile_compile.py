@@ -23,7 +23,7 @@ WHAT = {
     "calibrate": "running the float model over all samples with reductions in its graph, and reading the samples",
     "solve": "scales, zero points, narrowed and leveled weights, corrected biases",
     "lower": "writing quantizers and codes into the graph, and what each node comes from",
-    "correct": "running a few samples through both models, layer by layer, for the biases",
+    "correct": "running a few samples through the quantized model, layer by layer, for the biases",
     "verify": "checking the result, and comparing it with the float model on a few samples",
 }
 
