@@ -18,9 +18,11 @@ from potc.data.source import Annotations, open_samples
 from potc.diagnostics.diagnostic import reject
 from potc.evaluate.borders import same_behind_borders
 from potc.evaluate.kernels import KernelShare, kernel_share, load
+from potc.evaluate.least_memory import refuse_too_little
 from potc.evaluate.verify import DEAD_DB, SAMPLES, Verification, verify
 from potc.evaluate.verify_in_turns import verify_in_turns
 from potc.execute.aside import Unread, array_of
+from potc.execute.freed import give_back
 from potc.execute.session import use_libraries
 from potc.graph.ask import ask_types
 from potc.graph.bodies import Body, bodies_of, with_bodies
@@ -158,6 +160,9 @@ def compile_model(job: Job, trace: Trace | None = None) -> Compilation:
     """Compiles a model. Writes nothing. Raises Rejected where the rules, the model or the samples are at fault."""
     trace = trace or Trace()
     matched = equalized(match_model(job, trace), job.tuning, trace)
+    if matched.prepared.aside is not None:
+        sizes = (matched.samples, job.tuning, job.room, PROCESS)
+        refuse_too_little(matched.model, matched.prepared, matched.plan, *sizes)
     return finish(matched, known_ranges(matched, job, trace), job.tuning, trace)
 
 
@@ -251,6 +256,7 @@ def observe(matched: Matched, samples: Dataset, tuning: Tuning, trace: Trace) ->
     trace.stage("calibrate")
     prepared, plan = matched.prepared, observed_plan(matched.plan, tuning)
     if prepared.aside is not None:
+        give_back()
         return calibrate_in_turns(prepared, plan, samples, trace.progress, tuning.ranges, matched.job.room)
     look = _look(matched, plan) if samples is matched.samples and in_sequence(matched, tuning) else NOWHERE
     return calibrate(prepared, plan, samples, trace.progress, tuning.ranges, look=look)
@@ -356,6 +362,7 @@ def _judged(done: Quantized, steps: Mapping[str, float]) -> tuple[Verification, 
     # Noise has other ranges than the samples that saved ranges come from: how it is clipped says nothing.
     floor_db = DEAD_DB if matched.real else -math.inf
     if matched.prepared.aside is not None:
+        give_back()
         return verify_in_turns(matched.model, compiled, plan, samples, job.checked, floor_db, simulate, job.room, steps)
     loaded = load(compiled)
     opened = loaded and loaded.session
@@ -373,7 +380,8 @@ def with_borders(done: Compilation) -> Compilation:
     proto, borders = with_integer_borders(done.compiled, done.job.io)
     narrow = (done.model.bfloat16 or frozenset()) - {b.tensor for b in borders}
     integer = serialize(cast_borders(proto, narrow, TensorProto.BFLOAT16))
-    check = same_behind_borders(done.compiled, integer, borders, narrow, some(done.samples, done.job.checked))
+    memory = None if done.prepared.aside is None else done.job.room
+    check = same_behind_borders(done.compiled, integer, borders, narrow, some(done.samples, done.job.checked), memory)
     verification = replace(done.verification, checks=(*done.verification.checks, check))
     return replace(done, integer=integer, borders=borders, verification=verification)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +19,16 @@ import potc
 from potc.cli.main import main
 from potc.cli.memory import bytes_of
 from potc.compiler import PROCESS, Compilation, Job, compile_model
+from potc.evaluate.borders import same_behind_borders
+from potc.evaluate.least_memory import BY_CHANNEL, BY_TENSOR
 from potc.graph.groups import Room, Wishes, cut
 from potc.graph.whole import whole_bytes
+from potc.language.program import Granularity, QType
 from potc.quantize.calibrate_in_turns import ACTIVATION, WEIGHT
+from potc.quantize.params import Params, dequantize, solve_params
+from potc.quantize.plan import ConstantQuantizer, Lanes, Plan
 from potc.quantize.plan_file import plan_to_json
+from potc.quantize.ranges import Ranges
 from potc.quantize.tuning import BiasSettings, RangeSettings, Tuning
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +82,8 @@ def test_ranges_plan_and_output_are_equal(transformer: tuple[str, str], estimato
 
 
 @pytest.mark.parametrize("rules", ["vpu", "weight_only", "tflite_int8"])
-def test_other_devices(rules: str, transformer: tuple[str, str]) -> None:
+def test_other_devices(rules: str, transformer: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potc.evaluate.least_memory.BY_TENSOR", 0)  # else there is room for all layers at once
     model, data = transformer
     whole = compile_model(Job(model, rules, data, tuning=FAST))
     parted = compile_model(Job(model, rules, data, tuning=FAST, memory=PROCESS + 2 * MIB))
@@ -82,7 +91,8 @@ def test_other_devices(rules: str, transformer: tuple[str, str]) -> None:
     assert parted.verification.sqnr == pytest.approx(whole.verification.sqnr, abs=0.5)
 
 
-def test_convolutions_with_weights_in_the_model() -> None:
+def test_convolutions_with_weights_in_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potc.evaluate.least_memory.BY_CHANNEL", 0)  # else there is room for all layers at once
     whole = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), tuning=FAST, samples=20))
     memory = PROCESS + 740_000
     parted = compile_model(Job(str(DIGITS), "cpu", str(PICTURES), tuning=FAST, samples=20, memory=memory))
@@ -91,11 +101,86 @@ def test_convolutions_with_weights_in_the_model() -> None:
     assert (parted.share, parted.verification.ok) == (whole.share, True)
 
 
-def test_a_layer_that_does_not_fit_is_named(transformer: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("rules", "tuning"),
+    [
+        ("cpu", FAST),
+        ("weight_only", FAST),
+        ("tflite_int8", FAST),
+        ("cpu", Tuning(ranges=RangeSettings(estimator="mse"))),
+    ],
+)
+def test_what_does_not_fit_is_named_with_the_least_memory_that_does(
+    rules: str, tuning: Tuning, transformer: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = transformer
-    with pytest.raises(potc.Rejected) as caught:
-        compile_model(Job(model, "cpu", data, memory=PROCESS + 100_000))
-    assert caught.value.diagnostics[0].code == "memory-too-small"
+    monkeypatch.setattr("potc.graph.groups.STEP", 1000)  # the models of tests are small
+    monkeypatch.setattr("potc.evaluate.least_memory.MIB", 1000)
+    told: list[str] = []
+    for memory in (PROCESS + 1000, PROCESS - 5):
+        with pytest.raises(potc.Rejected) as caught:
+            compile_model(Job(model, rules, data, tuning=tuning, memory=memory))
+        (diagnostic,) = caught.value.diagnostics
+        assert (diagnostic.code, diagnostic.node is not None) == ("memory-too-small", True)
+        told.append(diagnostic.help or "")
+    least = re.search(r"state --memory (\d+)MiB, which is the least", told[0])
+    assert least is not None and told[0] == told[1]
+    memory = int(least[1]) * 1000
+    assert compile_model(Job(model, rules, data, tuning=tuning, memory=memory)).verification.ok
+    with pytest.raises(potc.Rejected):
+        compile_model(Job(model, rules, data, tuning=tuning, memory=memory - 1001))
+
+
+@pytest.mark.parametrize(("axis", "granularity"), [(1, Granularity.PER_CHANNEL), (None, Granularity.PER_TENSOR)])
+@pytest.mark.parametrize("estimator", ["max", "mse", "quantile"])
+def test_solving_a_weight_takes_no_more_than_it_counts(
+    axis: int | None, granularity: Granularity, estimator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in pieces it gives the same as at once."""
+    values = np.random.default_rng(0).standard_normal((600, 900)).astype(np.float32)
+    kind = QType("i8", -127, 127, True, granularity)
+    lanes = (Lanes("i16", 2, (0,)), Lanes("i32", 1, (0,)))
+    constant = ConstantQuantizer("w", "n", 1, (kind,), axis, "weight", (), lanes, ())
+    tuning = Tuning(ranges=RangeSettings(weight_estimator=estimator))
+
+    def solved() -> Params:
+        return solve_params(Plan("d", (), (), (constant,), (), ()), Ranges({}), {"w": values.copy()}, tuning)
+
+    whole = solved()
+    monkeypatch.setattr("potc.quantize.narrow.PIECE", 10_000)
+    monkeypatch.setattr("potc.quantize.narrow.PART", 10_000)
+    tracemalloc.start()
+    parted = solved()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (BY_CHANNEL if axis is not None else BY_TENSOR) * values.nbytes
+    np.testing.assert_array_equal(parted.codes[0], whole.codes[0])
+    np.testing.assert_array_equal(parted.constants[0].scale, whole.constants[0].scale)
+    assert parted.narrowing[0].at_risk == whole.narrowing[0].at_risk > 0
+    assert parted.constant_reasons == whole.constant_reasons
+    np.testing.assert_array_equal(
+        dequantize(whole.codes[0], whole.constants[0]), whole.constants[0].scale * whole.codes[0]
+    )
+
+
+@pytest.mark.parametrize("rules", ["cpu", "vpu"])
+def test_codes_for_inputs_and_outputs(rules: str) -> None:
+    words = {"rules": rules, "data": str(PICTURES), "samples": 8, "io": {"input": "u8"}}
+    whole = potc.compile(str(DIGITS), bias_correction="fast", **words)  # type: ignore[arg-type]
+    parted = potc.compile(str(DIGITS), bias_correction="fast", memory=PROCESS + 3 * MIB, **words)  # type: ignore[arg-type]
+    assert parted.model == whole.model
+    (check,) = (c for c in parted.compilation.verification.checks if c.name == "borders")
+    assert check.ok and "the same results on 8 samples" in check.detail and parted.compilation.borders
+
+
+def test_codes_that_differ_are_told_in_turns_too(transformer: tuple[str, str]) -> None:
+    model, data = transformer
+    done = compile_model(Job(model, "cpu", data, tuning=FAST, memory=PROCESS + 3 * MIB))
+    other = compile_model(Job(model, "cpu", data, tuning=Tuning(bias=BiasSettings("none")), memory=PROCESS + 3 * MIB))
+    samples = [(i, feed) for i, feed in enumerate(done.samples.feeds())][:2]
+    same = same_behind_borders(done.compiled, done.compiled, (), (), samples, 3 * MIB)
+    different = same_behind_borders(done.compiled, other.compiled, (), (), samples, 3 * MIB)
+    assert (same.ok, different.ok, different.detail) == (True, False, "`logits` differs in sample 0")
 
 
 def test_the_command_writes_a_model_that_loads(
@@ -150,6 +235,15 @@ def test_no_sizes(text: str) -> None:
 def test_words_that_contradict(transformer: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     model, data = transformer
     command = ["compile", model, "--rules", "cpu", "--data", data, "--memory", "4GiB"]
-    assert main([*command, "--rounding", "gptq"]) == 2
-    assert "--memory does not go with rounding gptq" in capsys.readouterr().err
+    page = (ROOT / "docs/explain/scale.md").read_text()
+    target = ["--max-drop", "0.1", "--eval-data", data, "--metric", "sqnr"]
+    for words in (["--rounding", "gptq"], ["--equalize", "align"], ["--preset", "auto"], target):
+        assert main([*command, *words]) == 2
+        told = capsys.readouterr().err
+        reason = re.search(r"--memory does not go with [^:]+: (.*)", told)
+        assert (
+            reason is not None
+            and f"| `{' '.join(words[:2]) if words[0] in ('--rounding', '--preset') else words[0]}` | {reason[1]} |"
+            in page
+        )
     assert main([*command[:-1], "4 apples"]) == 2

@@ -19,15 +19,15 @@ def bytes_of(size: str | int) -> int:
 
 
 def contradiction(job: Job, searches: bool) -> str:
-    """Which word of the job runs the whole model at once, though its memory is stated; "" if none does."""
+    """Which word of the job can't be done layer by layer, though its memory is stated, and why; "" if none is such."""
     if job.memory is None:
         return ""
     whole = {
-        "a target for a metric": searches,
-        "the preset auto": job.preset == "auto",
-        "equalize": job.tuning.equalize.method not in ("none", "auto"),
-        "rounding gptq": job.tuning.rounding.method == "gptq",
-        "io": bool(job.io),
+        "a target for a metric: each candidate is a whole model, run on all evaluation samples": searches,
+        "the preset auto: it compares whole models": job.preset == "auto",
+        "equalize: scales of channels are searched over the weights of the whole model": job.tuning.equalize.method
+        not in ("none", "auto"),
+        "rounding gptq: second moments are taken in runs of the whole model": job.tuning.rounding.method == "gptq",
     }
     found = next((word for word, asked in whole.items() if asked), "")
-    return found and f"memory does not go with {found}, which runs the whole model at once"
+    return found and f"memory does not go with {found}"

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from potc.execute.session import InferenceSession, SessionError, open_session
 from potc.graph.ask import ELEMENTS
 from potc.graph.bodies import Body, bodies_of
 from potc.graph.model import Model
-from potc.graph.names import all_nodes, settle_names
+from potc.graph.names import all_graphs, all_nodes, settle_names
 from potc.quantize.plan import Plan
 
 CODES = frozenset(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (4, 8, 16))
@@ -35,7 +36,8 @@ class KernelShare:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in onnxruntime with all its optimizations, on one thread, and the graph that it executes."""
+    """A model in onnxruntime with all its optimizations, on one thread, and the graph that it executes, without its larger weights:
+    these are names and types, of which nobody has the numbers any more."""
 
     session: InferenceSession
     graph: onnx.ModelProto
@@ -49,7 +51,12 @@ def load(model: bytes) -> Loaded | None:
             session = open_session(model, optimize=True, threads=1, optimized_path=str(path))
         except SessionError:
             return None
-        optimized = onnx.load(path)
+        optimized = onnx.load(path, load_external_data=False)
+        for graph in (g for g in all_graphs(optimized.graph) if g is not optimized.graph):
+            for tensor in graph.initializer:  # a nested graph can't be fed from outside
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    load_external_data_for_tensor(tensor, folder)
+                    tensor.ClearField("data_location")
         settle_names(
             optimized.graph
         )  # its optimizations name new tensors in each nested graph alike, and can't read that again
@@ -108,18 +115,40 @@ def element_kinds(optimized: onnx.ModelProto) -> dict[str, str]:
 
 def _kinds(model: onnx.ModelProto, outer: Mapping[str, str]) -> dict[str, str]:
     """onnxruntime's words for the types of all tensors of a model; ``outer``: of those that surround it."""
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
-    declared = {o.name for o in typed.graph.output}
-    computed = dict.fromkeys(name for node in typed.graph.node for name in node.output if name and name not in declared)
-    typed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in computed)
-    session = open_session(typed.SerializeToString(), optimize=False)
+    declared = {o.name for o in model.graph.output}
+    computed = dict.fromkeys(name for node in model.graph.node for name in node.output if name and name not in declared)
+    session = _typed_alone(model, [helper.make_empty_tensor_value_info(name) for name in computed])
     kinds = {value.name: str(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
     found = dict(kinds)
     for body in bodies_of(_declaring(model, {**outer, **kinds})):
         if isinstance(body, Body):
             found |= _kinds(body.model.proto, kinds)
     return found
+
+
+def _typed_alone(model: onnx.ModelProto, told: Sequence[onnx.ValueInfoProto]) -> InferenceSession:
+    """A session for asking: its outputs are ``told`` as well. Weights of which nobody has the numbers are inputs; zeros, where a
+    kernel wants a constant."""
+    apart = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    typed.graph.output.extend(told)
+    del typed.graph.initializer[:]
+    typed.graph.initializer.extend(t for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL)
+    fed = onnx.ModelProto()
+    fed.CopyFrom(typed)
+    fed.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in apart)
+    try:
+        return open_session(fed.SerializeToString(), optimize=False)
+    except SessionError:
+        typed.graph.initializer.extend(map(_zeros, apart))
+        return open_session(typed.SerializeToString(), optimize=False)
+
+
+def _zeros(tensor: TensorProto) -> TensorProto:
+    entries = {e.key: e.value for e in tensor.external_data}
+    raw = bytes(int(entries["length"]))
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
 
 
 def _declaring(model: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:

@@ -15,6 +15,7 @@ from potc.evaluate.kernels import KernelShare, kernel_share, load
 from potc.evaluate.simulate import lane_uses
 from potc.evaluate.verify import Check, Comparison, Verification, checked_form, lanes_check
 from potc.execute.float_runs import open_float
+from potc.execute.freed import give_back
 from potc.execute.session import InferenceSession, SessionError, first_line, open_session
 from potc.graph.groups import Room, Wishes, cut, lengths_of
 from potc.graph.model import Model
@@ -23,8 +24,8 @@ from potc.graph.turns import Feed, run_in_turns
 from potc.quantize.plan import Plan
 
 FLOAT = (2.2, 2.0)  # see potc.quantize.calibrate_in_turns; one sample is under way
-# Codes, their packed copy, and the optimized graph as a file and again in memory, where folded weights may be floats.
-INTEGER = (16.0, 2.0)
+# What is stored, and for each number a float and its packed copy: as onnxruntime folds what no kernel of it takes as codes.
+INTEGER = (1.1, 2.0, 8.0)
 
 
 def verify_in_turns(
@@ -95,7 +96,11 @@ def _opened(part: onnx.ModelProto, plan: Plan, shares: list[KernelShare], simula
         constants=tuple(c for c in plan.constants if c.node in here),
     )
     shares.append(kernel_share(serialized, own, loaded))
-    return open_session(serialized, optimize=False, threads=1) if simulate else loaded.session
+    if not simulate:
+        return loaded.session
+    del loaded
+    give_back()
+    return open_session(serialized, optimize=False, threads=1)
 
 
 def _shared(plan: Plan, shares: list[KernelShare]) -> KernelShare:

@@ -97,6 +97,13 @@ class Scratch(Source):
         raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
         self.refer(tensor, self.put(raw), len(raw))
 
+    def taken(self, tensor: TensorProto) -> TensorProto:
+        """The same as a message of its own: what a message once held, protobuf frees only with the message."""
+        self.take(tensor)
+        fresh = TensorProto()
+        fresh.CopyFrom(tensor)
+        return fresh
+
 
 class Shelf(Sequence[np.ndarray]):
     """A list of arrays in a scratch file: each is read when it is asked for."""

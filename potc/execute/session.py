@@ -16,6 +16,7 @@ from onnxruntime import InferenceSession
 
 from potc.execute.aside import array_of, inside, is_plain, may_lack_numbers, set_aside
 
+APART = 1024  # bytes of a weight that is not written into an optimized graph
 WORKERS = min(4, os.cpu_count() or 1)  # samples under way at once: each holds its own activations
 
 
@@ -52,7 +53,8 @@ def open_session(
     aside are read and come as arrays.
 
     ``optimize``: all graph optimizations, or none at all. ``threads`` 0: onnxruntime's own choice; the number can change
-    the last bit of a sum. ``optimized_path``: where to write the optimized graph. ``quantizers`` False: optimizations leave
+    the last bit of a sum. ``optimized_path``: where to write the optimized graph; its larger weights go to a file "weights"
+    beside it, so that nobody needs to hold them. ``quantizers`` False: optimizations leave
     them where they are, and what lies between them computes in float. ``arena``: buffers stay with a session of few samples, which
     is quicker and needs more memory. Raises SessionError.
     """
@@ -72,6 +74,8 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_path is not None:
         options.optimized_model_filepath = optimized_path
+        for key, value in (("file_name", "weights"), ("min_size_in_bytes", str(APART))):
+            options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
     try:
         for library in _libraries:
             options.register_custom_ops_library(library)

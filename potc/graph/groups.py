@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 import numpy as np
 import onnx
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-from potc.diagnostics.diagnostic import reject
+from potc.diagnostics.diagnostic import Rejected, reject
 from potc.execute.aside import size_of
 from potc.graph.snapshot import outer_reads
 
+STEP = 1 << 16  # bytes: how exactly the least memory is told
 SESSION = 1 << 20  # what opening one more session costs, in bytes that cross a border
 FUSED = 1 << 50  # the same for a border at which onnxruntime may compute in another way than without it
 FURTHER = 1 << 20  # bytes of a tensor of which only the element type is known
@@ -27,15 +28,20 @@ FURTHER = 1 << 20  # bytes of a tensor of which only the element type is known
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that a group may need: ``weight`` times its stored numbers, ``activation`` times the most that is alive at once,
-    and once what is ``returned``."""
+    """Bytes that a group may need: ``weight`` times those of its stored numbers and ``number`` for each of them, ``activation``
+    times the most that is alive at once, and once what is ``returned``."""
 
     bytes: int
     weight: float
     activation: float
+    number: float = 0.0
 
-    def needed(self, weights: int, alive: int, returned: int) -> int:
-        return int(self.weight * weights + self.activation * (alive + returned))
+    def held(self, tensor: TensorProto) -> int:
+        """What a stored tensor counts."""
+        return int(self.weight * size_of(tensor) + self.number * math.prod(tensor.dims))
+
+    def needed(self, held: int, alive: int, returned: int) -> int:
+        return held + int(self.activation * (alive + returned))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,23 @@ def cut(proto: onnx.ModelProto, room: Room, wishes: Wishes | None = None) -> tup
 
     Raises Rejected(memory-too-small) with the node that does not fit.
     """
-    graph = _Graph(proto, wishes or Wishes())
+    graph = _Graph(proto, room, wishes or Wishes())
     return graph.groups(_borders(graph, room))
+
+
+def least(proto: onnx.ModelProto, room: Room, wishes: Wishes | None = None) -> tuple[int, str]:
+    """The fewest bytes in which ``cut`` can do, to ``STEP``, and the node that needs them. ``room``: all but its bytes counts."""
+    graph = _Graph(proto, room, wishes or Wishes())
+    whole = room.needed(sum(graph.stored.values()), max(graph.alive(), default=0), sum(graph.given_back()))
+    node, low, high = "", 0, whole // STEP + 1
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            _borders(graph, replace(room, bytes=middle * STEP))
+            high = middle
+        except Rejected as rejected:
+            node, low = rejected.diagnostics[0].node or "", middle + 1
+    return high * STEP, node
 
 
 def group_model(proto: onnx.ModelProto, group: Group) -> onnx.ModelProto:
@@ -103,7 +124,7 @@ def lengths_of(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[s
 class _Graph:
     """Nodes in order but for the carried ones, which every group that reads them has again; numbers are positions in ``order``."""
 
-    def __init__(self, proto: onnx.ModelProto, wishes: Wishes) -> None:
+    def __init__(self, proto: onnx.ModelProto, room: Room, wishes: Wishes) -> None:
         graph = proto.graph
         self.proto, self._wishes = proto, wishes
         self.returned = {o.name for o in graph.output}
@@ -114,8 +135,8 @@ class _Graph:
         }
         carried = set(self._carried.values())
         self.order = [i for i in range(len(graph.node)) if i not in carried]
-        self.stored = {t.name: size_of(t) for t in graph.initializer}
-        self.stored |= {s.values.name: s.ByteSize() for s in graph.sparse_initializer}
+        self.stored = {t.name: room.held(t) for t in graph.initializer}
+        self.stored |= {s.values.name: int(room.weight * s.ByteSize()) for s in graph.sparse_initializer}
         expanded = [self._expanded(_reads(graph.node[i])) for i in self.order]
         self.extra = [nodes for _, nodes in expanded]  # the carried nodes that each node reads
         self.reads = [tuple(n for n in names if n not in self.stored) for names, _ in expanded]

@@ -199,9 +199,10 @@ def _compute(model: Model, waiting: list[NodeProto], values: dict[str, TensorPro
             most = max(len(chosen) // 2, 1)
             continue
         for name, array in zip(wanted, results, strict=True):
-            values[name] = tensor = numpy_helper.from_array(array, name)
+            tensor = numpy_helper.from_array(array, name)
             if model.aside is not None and is_large(tensor):
-                model.aside.scratch.take(tensor)
+                tensor = model.aside.scratch.taken(tensor)
+            values[name] = tensor
         folded |= gone
         done.update(n.name for n in chosen)
         most, budget = len(waiting), budget - grown

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from potc.execute.aside import Scratch, Shelf
+from potc.execute.freed import give_back
 from potc.execute.session import InferenceSession, run_each
 from potc.graph.groups import Group, group_model
 
@@ -76,4 +77,5 @@ def run_in_turns(
             borders.put(made)
             found[index].update((n, v) for n, v in made.items() if n in wanted)
         del session, results
+        give_back()
     return found

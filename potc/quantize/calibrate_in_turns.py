@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from potc.data.dataset import Dataset
+from potc.execute.freed import give_back
 from potc.graph.groups import Group, Room, Wishes, cut, group_model, lengths_of
 from potc.graph.model import Model
 from potc.graph.turns import Borders
@@ -92,15 +93,20 @@ def calibrate_in_turns(
         seen = merge_seen(seen, Seen({}, outputs))
         found = merge_ranges(found, replace(told, seen=Seen()))
         known |= own
+        give_back()
     return replace(found, seen=seen)
 
 
 def _groups(model: Model, plan: Plan, dataset: Dataset, settings: RangeSettings, memory: int) -> tuple[Group, ...]:
+    return cut(model.proto, Room(memory, WEIGHT, ACTIVATION), wishes_of(model, plan, dataset, settings))
+
+
+def wishes_of(model: Model, plan: Plan, dataset: Dataset, settings: RangeSettings) -> Wishes:
+    """Where the groups of a calibration may begin."""
     first = next(iter(dataset.feeds()), {})
-    wishes = Wishes(
+    return Wishes(
         watched=frozenset(plan.observed),
         together=tuple(kernel.nodes for kernel in plan.kernels),
         returned=frozenset(needs_of(plan, settings).fetched),
         lengths=lengths_of(model.proto, first),
     )
-    return cut(model.proto, Room(memory, WEIGHT, ACTIVATION), wishes)

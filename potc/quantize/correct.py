@@ -35,4 +35,6 @@ def mean_output(weights: np.ndarray, out: int, summed: int, mean: np.ndarray, ch
     else:
         return None
     by_group = seen.reshape(groups, len(seen) // groups, -1)
-    return np.einsum(f"{layout},gik->go", taps.astype(np.float64), by_group, optimize=True).reshape(channels)
+    return np.einsum(f"{layout},gik->go", taps.astype(np.float64, copy=False), by_group, optimize=True).reshape(
+        channels
+    )

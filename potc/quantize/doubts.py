@@ -63,11 +63,12 @@ def faint_tensors(plan: Plan, ranges: Ranges, params: Params) -> list[str]:
             reach = max(-statistic.min, statistic.max) if statistic is not None and statistic.samples else 0.0
             if _smallest(scale) and 0 < reach < STEPS * float(scale.max()):
                 found.append(tensor)
-    for constant, numbers, codes in zip(plan.constants, params.constants, params.codes, strict=True):
-        steps = np.abs(codes.astype(np.float64)).max(initial=0.0)
+    for index, (constant, numbers) in enumerate(zip(plan.constants, params.constants, strict=True)):
         # A tensor of zeros has a scale like any other.
-        if not constant.factors and numbers.qtype.symmetric and _smallest(numbers.scale) and steps < STEPS:
-            found.append(constant.tensor)
+        if not constant.factors and numbers.qtype.symmetric and _smallest(numbers.scale):
+            codes = params.codes[index]  # which may lie in a file
+            if max(float(codes.max(initial=0)), -float(codes.min(initial=0))) < STEPS:
+                found.append(constant.tensor)
     return found
 
 

@@ -84,7 +84,7 @@ def _constant(name: str, values: np.ndarray, aside: Aside | None = None) -> gs.C
     go."""
     tensor = numpy_helper.from_array(values, name)
     if aside is not None and is_large(tensor):
-        aside.scratch.take(tensor)
+        tensor = aside.scratch.taken(tensor)
     return gs.Constant(name, LazyValues(tensor))
 
 

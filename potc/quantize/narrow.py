@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from potc.quantize.plan import Lanes
 
 PART = 1 << 16  # weights that are looked at together
+PIECE = 1 << 20  # weights of which numbers of 64 bits are held at once, a few for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,28 @@ def parts(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
+def slices(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array along its longest axis, of about ``PIECE`` elements."""
+    if math.prod(shape) <= PIECE:
+        yield (slice(None),) * len(shape)
+        return
+    axis = shape.index(max(shape))
+    step = max(1, PIECE * shape[axis] // math.prod(shape))
+    for start in range(0, shape[axis], step):
+        yield (*(slice(None),) * axis, slice(start, start + step), *(slice(None),) * (len(shape) - axis - 1))
+
+
 def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int, int]) -> np.ndarray:
-    """[C] float32 safe scales for [C, R, K] weights."""
+    """[C] float32 safe scales for [C, R, K] weights. No channel's depends on another's."""
+    step = max(1, PIECE // max(1, math.prod(rows.shape[1:])))
+    starts = range(0, len(rows), step)
+    if len(starts) < 2:
+        return _narrowed_piece(rows, scale, lanes, limits)
+    pieces = (slice(start, start + step) for start in starts)
+    return np.concatenate([_narrowed_piece(rows[some], scale[some], lanes, limits) for some in pieces])
+
+
+def _narrowed_piece(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int, int]) -> np.ndarray:
     # float32 is enough to sort groups into safe and suspect: a margin below covers its rounding.
     groups = grouped(rows.astype(np.float32, copy=False), lanes)
     result = scale.copy()
@@ -131,9 +153,12 @@ def _narrowed(rows: np.ndarray, scale: np.ndarray, lanes: int, limits: tuple[int
         floor = np.maximum(result.astype(np.float64), surely_unsafe)
         suspect = sums * (1 + 1e-6) > (limit - lanes / 2) * floor[:, None]
         channel, index = np.nonzero(suspect)
-        if len(channel):
-            exact = np.maximum(rows_at(rows, channel, index, lanes) * sign, 0)
-            np.maximum.at(result, channel, _thresholds(exact, result[channel], floor[channel], limit))
+        before = result.copy()
+        for first in range(0, len(channel), max(1, PIECE // lanes)):
+            some = slice(first, first + max(1, PIECE // lanes))
+            at = channel[some]
+            exact = np.maximum(rows_at(rows, at, index[some], lanes) * sign, 0)
+            np.maximum.at(result, at, _thresholds(exact, before[at], floor[at], limit))
     return result
 
 
@@ -180,9 +205,13 @@ def _surely_fits(values: np.ndarray, scale: np.ndarray, lanes: Lanes, activation
 
 def _overflow(rows: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span: int) -> str:
     low, high = lane_limits(lanes, activation_span)
-    codes = np.rint(rows / scale.astype(np.float64)[:, None, None])
-    positive = np.maximum(codes, 0).sum(-1).max(initial=0)
-    negative = np.minimum(codes, 0).sum(-1).min(initial=0)
+    steps = scale.astype(np.float64)[:, None, None]
+    positive = negative = 0.0
+    height = max(1, PIECE // max(1, rows.shape[2]))
+    for channel, first in product(range(rows.shape[0]), range(0, rows.shape[1], height)):
+        codes = np.rint(rows[channel, first : first + height] / steps[min(channel, len(steps) - 1)])
+        positive = max(positive, np.maximum(codes, 0).sum(-1).max(initial=0))
+        negative = min(negative, np.minimum(codes, 0).sum(-1).min(initial=0))
     if low <= negative and positive <= high:
         return ""
     return f"a sum of {rows.shape[2]} products could leave {lanes.storage}"

@@ -22,7 +22,7 @@ from potc.quantize.correct import mean_output
 from potc.quantize.estimators import aggregate
 from potc.quantize.level import level
 from potc.quantize.moments import SecondMoments
-from potc.quantize.narrow import Narrowing, narrow
+from potc.quantize.narrow import Narrowing, narrow, slices
 from potc.quantize.numbers import QuantParams
 from potc.quantize.plan import ConstantQuantizer, Correction, Plan, Product
 from potc.quantize.ranges import Ranges
@@ -371,7 +371,11 @@ def _correct(
     if mean is None:
         return None
     weight, bias = found[correction.weight], found[correction.bias]
-    error = weight.values.astype(np.float64) - dequantize(codes[correction.weight], weight.params)
+    error = weight.values.astype(np.float64)
+    stored = codes[correction.weight]
+    scale, zero_point = _aligned(error, weight.params)
+    for some in slices(error.shape):
+        error[some] -= _real(stored, scale, zero_point, some)
     shift = mean_output(error, correction.out, correction.summed, mean, bias.values.size)
     if shift is None:
         return None
@@ -386,16 +390,36 @@ def quantize(values: np.ndarray, params: QuantParams) -> np.ndarray:
     type's limits, as ONNX QuantizeLinear defines it. Values must be finite.
     """
     scale, zero_point = _aligned(values, params)
-    codes = values.astype(np.float64) / scale
-    if not params.qtype.floating:  # numpy rounds to the grid of a float storage, to even as well
-        codes = np.rint(codes) + zero_point
-    return np.clip(codes, params.qtype.low, params.qtype.high).astype(storage_dtype(params.qtype.storage))
+    found = np.empty(values.shape, storage_dtype(params.qtype.storage))
+    for some in slices(values.shape):
+        codes = np.asarray(values[some].astype(np.float64) / _part(scale, some))
+        if not params.qtype.floating:  # numpy rounds to the grid of a float storage, to even as well
+            codes = np.rint(codes, out=codes)
+            codes += _part(zero_point, some)
+        found[some] = np.clip(codes, params.qtype.low, params.qtype.high, out=codes).astype(found.dtype)
+    return found
 
 
 def dequantize(codes: np.ndarray, params: QuantParams) -> np.ndarray:
     """float32 values scale * (code - zero_point), as ONNX DequantizeLinear defines it."""
     scale, zero_point = _aligned(codes, params)
-    return ((codes.astype(np.float64) - zero_point) * scale).astype(np.float32)
+    found = np.empty(codes.shape, np.float32)
+    for some in slices(codes.shape):
+        found[some] = _real(codes, scale, zero_point, some)
+    return found
+
+
+def _real(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, some: tuple[slice, ...]) -> np.ndarray:
+    """A part of the values that ``codes`` stand for, float32."""
+    values = np.asarray(codes[some].astype(np.float64))
+    values -= _part(zero_point, some)
+    values *= _part(scale, some)
+    return values.astype(np.float32)
+
+
+def _part(broadcast: np.ndarray, some: tuple[slice, ...]) -> np.ndarray:
+    """What belongs to a part of an array, of one that broadcasts against it: axes of length 1 stay."""
+    return broadcast[tuple(s if length > 1 else slice(None) for s, length in zip(some, broadcast.shape, strict=True))]
 
 
 def _aligned(values: np.ndarray, params: QuantParams) -> tuple[np.ndarray, np.ndarray]:

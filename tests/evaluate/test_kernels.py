@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potc.evaluate.kernels import integer_codes, kernel_share, load
+from potc.evaluate.kernels import element_kinds, integer_codes, kernel_share, load
+from potc.execute.session import InferenceSession, SessionError, open_session
+from potc.graph.names import all_graphs
 from potc.language.program import QType
 from potc.quantize.plan import ConstantQuantizer, Kernel, Origin, Plan
 
@@ -88,3 +91,58 @@ def test_codes_of_a_loaded_model() -> None:
     codes = integer_codes(loaded.graph)
     assert "xq" in codes
     assert "w4" not in codes
+
+
+def large(width: int = 64) -> bytes:
+    """A product whose weight is larger than what an optimized graph holds, behind another in a branch of an If."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "w": rng.integers(-9, 9, (width, width), np.int8),
+        "s": np.float32(0.1),
+        "z": np.int8(0),
+        "z0": np.uint8(9),
+    }
+    inner = numpy_helper.from_array(rng.standard_normal((width, width)).astype(np.float32), "inner")
+    end = helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, width])
+    branch = [
+        helper.make_graph([helper.make_node(op, ["x", "inner"], ["b"])], op, [], [end], [inner])
+        for op in ("MatMul", "Gemm")
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z0"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z0"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["v"]),
+        helper.make_node("MatMul", ["d", "v"], ["p"]),
+        helper.make_node("If", ["c"], ["i"], then_branch=branch[0], else_branch=branch[1]),
+        helper.make_node("Add", ["p", "i"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, width]) for n in ("x", "y")]
+    chosen = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()]
+    graph = helper.make_graph(nodes, "g", [ends[0], chosen], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("constants_wanted", [False, True])
+def test_types_are_told_without_the_numbers_of_weights(constants_wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(large())
+    assert loaded is not None
+    apart = [t for t in loaded.graph.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    assert apart and not any(t.raw_data for t in apart)
+    assert all(
+        t.data_location != TensorProto.EXTERNAL for g in list(all_graphs(loaded.graph.graph))[1:] for t in g.initializer
+    )
+    refused: list[int] = []
+
+    def picky(model: bytes, **words: bool) -> InferenceSession:
+        """As an operator would refuse weights that are no constants."""
+        graph = onnx.ModelProto.FromString(model).graph
+        if constants_wanted and len(graph.input) > 2:
+            refused.append(len(graph.input))
+            raise SessionError("wants a constant")
+        return open_session(model, **words)
+
+    monkeypatch.setattr("potc.evaluate.kernels.open_session", picky)
+    kinds = element_kinds(loaded.graph)
+    assert kinds["y"] == "tensor(float)" and "tensor(uint8)" in kinds.values()
+    assert bool(refused) == constants_wanted

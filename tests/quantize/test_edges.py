@@ -54,7 +54,7 @@ EDGES = {
     "denormal inputs": (X * 1e-39, W, B, 1, "range-too-small"),
     "inputs whose scale would vanish": (X * 1e-20, W * 1e20, B, 1, "range-too-small"),
     "tiny weights beside a bias": (X, W * 1e-39, B + 1, 0, "is the same for all samples"),
-    "results beyond float32": (X * 1e38, W * 100, B, 1, "non-finite-data"),
+    "results beyond float32": (np.clip(X, -3, 3) * np.float32(1e38), W * 100, B, 1, "non-finite-data"),
     "inputs up to the end of float32": (np.sign(X) * np.float32(3.4e38), W * 1e-3, B, 0, ""),
     "a sample of NaN": (np.concatenate([X, X[:1] * np.nan]), W, B, 1, "sample 8 of `x`"),
     "a sample with infinity": (np.concatenate([X, np.where(X[:1] > 2, np.inf, X[:1])]), W, B, 1, "holds infinity"),
