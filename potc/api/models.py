@@ -94,6 +94,7 @@ def reduce(
     expect: str | None = None,
     below: builtins.float | None = None,
     run: str | None = None,
+    says: str | None = None,
     tries: int = TRIES,
     seconds: builtins.float = SECONDS,
     progress: Progress | None = None,
@@ -107,10 +108,14 @@ def reduce(
     """
     if sum(word is not None for word in (expect, below, run)) > 1:
         raise ValueError("give one of expect, below and run")
+    if says is not None and run is None:
+        raise ValueError("says is for what the command of run prints")
     if compiling.get("preset") == "auto":
         raise ValueError("the preset auto compiles several times: name the preset that fails")
     job = job_of(model, rules=rules, **compiling)
-    return shrink(job, Wanted(expect, below, run, tries, seconds), progress=progress or (lambda done, total: None))
+    return shrink(
+        job, Wanted(expect, below, run, tries, seconds, says), progress=progress or (lambda done, total: None)
+    )
 
 
 @within_limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def _like_compile(command: click.Command) -> click.Command:
 )
 @click.option("--below", type=float, metavar="DB", help="What must stay: an output with less SQNR than this.")
 @click.option("--run", metavar="COMMAND", help="What must stay: its exit code; {model}, {rules}, {data} are files.")
+@click.option("--says", metavar="REGEX", help="With --run: it must also print this, to either stream.")
 @click.option("--tries", type=click.IntRange(min=1), default=500, show_default=True, help="Compile at most so often.")
 @click.option("--seconds", type=float, default=120.0, show_default=True, help="How long one try may take.")
 @click.option("-o", "--output", metavar="OUT", default="reduced.onnx", show_default=True, help="The small model.")
@@ -54,11 +56,18 @@ def _command(session: Session, quiet: bool, form: str, color: str, **words: Any)
     \b
     potc reduce model.onnx --rules npu.rules -o small.onnx --rules-out small.rules
     potc reduce model.onnx --rules npu.rules --data calib.npz --below 10
-    potc reduce model.onnx --rules npu.rules --run './board.sh {model} {rules}'
+    potc reduce model.onnx --rules npu.rules --run './board.sh {model} {rules}' --says 'unsupported|overflow'
     """
     session.terminal = terminal = Terminal(-1 if quiet else 0, color, form == "json")
     if sum(words[name] is not None for name in ("expect", "below", "run")) > 1:
         raise click.UsageError("give one of --expect, --below and --run")
+    if words["says"] is not None:
+        if words["run"] is None:
+            raise click.UsageError("--says is for what the command of --run prints")
+        try:
+            re.compile(words["says"])
+        except re.error as error:
+            raise click.BadParameter(f"{words['says']!r} is no regular expression: {error}") from error
     if words["preset"] == "auto":
         raise click.UsageError("--preset auto compiles several times: name the preset that fails")
     rules = chosen_rules(words["rules"], words["target_device"])
@@ -68,7 +77,7 @@ def _command(session: Session, quiet: bool, form: str, color: str, **words: Any)
     from potc.graph.write import write_all
     from potc.shrink.shrink import Wanted, shrink
 
-    wanted = Wanted(words["expect"], words["below"], words["run"], words["tries"], words["seconds"])
+    wanted = Wanted(words["expect"], words["below"], words["run"], words["tries"], words["seconds"], words["says"])
     with watching(terminal) as (stage, progress):
         found = shrink(job, wanted, stage, progress)
     files = {words["rules_out"]: found.rules.encode(), words["output"]: found.model}

@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from potc.limits import Limits, limited, limits
 
+PRINTED = 1 << 20  # bytes that are kept of what a command prints, the last ones
 ENDING = 10.0  # seconds that a process has for ending once it has answered
 
 
@@ -57,14 +59,16 @@ def _tell(pipe: Connection, work: Callable[..., Any], arguments: Sequence[Any], 
         pipe.send(work(*arguments))
 
 
-def run_command(words: Sequence[str], seconds: float) -> int:
-    """The exit code of a program that the user named, negative for a signal. No shell; nothing to read, what it prints is lost.
-    Raises OSError where it can't be started, TooLong."""
+def run_command(words: Sequence[str], seconds: float) -> tuple[int, str]:
+    """The exit code of a program that the user named, negative for a signal, and the last of what it printed to both streams. No
+    shell; nothing to read. Raises OSError where it can't be started, TooLong."""
     try:
-        quiet = subprocess.DEVNULL
-        return subprocess.run(
-            list(words), stdin=quiet, stdout=quiet, stderr=quiet, timeout=seconds, check=False
-        ).returncode
+        with tempfile.TemporaryFile(prefix="potc-") as printed:  # a pipe would have to be emptied while it runs
+            code = subprocess.run(
+                list(words), stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, timeout=seconds, check=False
+            ).returncode
+            printed.seek(max(0, printed.seek(0, os.SEEK_END) - PRINTED))
+            return code, printed.read().decode(errors="replace")
     except subprocess.TimeoutExpired as error:
         raise TooLong(f"more than {seconds:g} s") from error
 

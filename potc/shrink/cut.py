@@ -97,20 +97,29 @@ def _without(proto: onnx.ModelProto, number: int, index: int, types: Types | Non
     """``number``: which of all graphs; ``types`` None: they are not known, and each input is tried."""
     graph = list(all_graphs(proto.graph))[number]
     node = graph.node[index]
-    if len(node.output) != 1 or node.output[0] in {o.name for o in graph.output} or _copies(node):
+    returned = [o.name for o in graph.output]
+    ends = node.output[0] in returned if len(node.output) == 1 else True
+    if len(node.output) != 1 or (ends and number == 0) or _copies(node):  # the main graph can end anywhere, see ``cut``
         return
     stored = {t.name for t in graph.initializer}
+    made_here = {name for other in graph.node for name in other.output}
     for source in dict.fromkeys(name for name in node.input if name and name not in stored):
         if types is not None and (source not in types or types[source] != types.get(node.output[0])):
+            continue
+        if ends and (source not in made_here or source in returned):
             continue
         made = _copy(proto)
         changed = list(all_graphs(made.graph))[number]
         output = node.output[0]
         del changed.node[index]
-        for inside in all_graphs(changed):
-            for reader in inside.node:
-                reader.input[:] = [source if name == output else name for name in reader.input]
+        for inside in all_graphs(changed):  # a nested graph returns its results by their names
+            rename(inside, {source: output}) if ends else _redirect(inside, output, source)
         yield made
+
+
+def _redirect(graph: GraphProto, old: str, new: str) -> None:
+    for reader in graph.node:
+        reader.input[:] = [new if name == old else name for name in reader.input]
 
 
 def _copies(node: NodeProto) -> bool:

@@ -14,17 +14,18 @@ import onnx
 from potc.compiler import Job
 from potc.diagnostics.diagnostic import Rejected, reject
 from potc.graph.model import Model
-from potc.graph.names import all_nodes
+from potc.graph.names import all_graphs, all_nodes
 from potc.graph.read import read_model
 from potc.graph.widen import widened
 from potc.language.files import main_source
 from potc.language.syntax import Use
 from potc.shrink import rules as rule_trees
+from potc.shrink.carried import fewer_values, first_passes
 from potc.shrink.cut import Types, bare, cut, fewer_outputs, simpler, types_of
 from potc.shrink.least import least
 from potc.shrink.rules import is_shipped
 from potc.shrink.samples import Arrays, first_samples, recorded, write_samples
-from potc.shrink.sizes import resized, sizes, sliced, smaller
+from potc.shrink.sizes import resized, sizes, sliced, smaller, stored
 from potc.shrink.symptom import KINDS, REJECTED, Observed, Symptom, symptom_of
 from potc.shrink.tries import Candidate, Tries
 
@@ -39,14 +40,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What must stay: ``expect``, a code or kind; ``below`` decibels; or what ``run``, a command, ends with. Nothing: whatever the
-    first try shows. ``tries``: at most so many; ``seconds``: that each may take."""
+    """What must stay: ``expect``, a code or kind; ``below`` decibels; or what ``run``, a command, ends with, and ``says``: a
+    regular expression that matches what it prints. Nothing: whatever the first try shows. ``tries``: at most so many; ``seconds``:
+    that each may take."""
 
     expect: str | None = None
     below: float | None = None
     run: str | None = None
     tries: int = TRIES
     seconds: float = SECONDS
+    says: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ def _symptom(first: Observed, wanted: Wanted) -> Symptom:
         asked = Symptom(wanted.expect) if wanted.expect in KINDS else Symptom(REJECTED, wanted.expect)
     else:
         asked = symptom_of(first)
+        asked = asked if asked is None or wanted.says is None else replace(asked, says=wanted.says)
     if asked is None:
         help_ = "say what is wrong with it: --below DECIBELS, or --run with a command that fails"
         raise reject("no-symptom", f"nothing goes wrong with the model: {first}", help=help_)
@@ -149,6 +153,8 @@ def _smaller(small: Candidate, types: Types, values: Arrays, tries: Tries) -> Ca
     """One round, what saves most first."""
     small = _fewer_samples(small, tries)
     small = _fewer_nodes(small, types, values, tries)
+    small = _first_that_shows(small, lambda c: _models(c, first_passes(c.model)), tries)
+    small = _first_that_shows(small, lambda c: _models(c, fewer_values(c.model)), tries)
     small = _first_that_shows(small, lambda c: _models(c, simpler(c.model, types_of(c.model))), tries)
     small = _first_that_shows(small, lambda c: _models(c, fewer_outputs(c.model)), tries)
     small = _fewer_rules(small, tries)
@@ -259,5 +265,5 @@ def _uses(text: str) -> tuple[str, ...]:
 
 def _size(candidate: Candidate) -> Size:
     graph = candidate.model.graph
-    numbers = sum(int(np.prod(t.dims)) for t in graph.initializer)
+    numbers = sum(int(np.prod(t.dims)) for inside in all_graphs(graph) for t in stored(inside))
     return Size(sum(1 for _ in all_nodes(graph)), numbers, len(candidate.rules.splitlines()))

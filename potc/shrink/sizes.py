@@ -15,7 +15,7 @@ SHAPES = 16  # elements; what lists sizes, as the target of a reshape does, is n
 
 def sizes(proto: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> list[int]:
     """Sizes of axes of stored tensors, inputs and samples ([samples, ...] each) above 1, the largest first."""
-    found = {d for graph in all_graphs(proto.graph) for t in graph.initializer for d in t.dims}
+    found = {d for graph in all_graphs(proto.graph) for t in stored(graph) for d in t.dims}
     found |= {d.dim_value for i in proto.graph.input for d in i.type.tensor_type.shape.dim}
     found |= {d for array in samples.values() for d in array.shape[1:]}
     return sorted((d for d in found if d > 1), reverse=True)
@@ -33,16 +33,25 @@ def resized(proto: onnx.ModelProto, old: int, new: int, lists: bool) -> onnx.Mod
     made.CopyFrom(proto)
     for graph in all_graphs(made.graph):
         del graph.value_info[:]
-        for tensor in graph.initializer:
+        for tensor in stored(graph):
             _resize(tensor, old, new, lists)
+        for attribute in (a for node in graph.node if not node.input for a in node.attribute):
+            if lists and len(attribute.ints) <= SHAPES:
+                attribute.ints[:] = [new if n == old else n for n in attribute.ints]
         for output in graph.output:
             for dim in output.type.tensor_type.shape.dim:
                 dim.Clear()
-    for value in made.graph.input:
+    for value in (v for graph in all_graphs(made.graph) for v in graph.input):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value == old:
                 dim.dim_value = new
     return made
+
+
+def stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The tensors that a graph holds itself: initializers, and those in nodes that read nothing."""
+    yield from graph.initializer
+    yield from (a.t for node in graph.node if not node.input for a in node.attribute if a.HasField("t"))
 
 
 def _resize(tensor: onnx.TensorProto, old: int, new: int, lists: bool) -> None:

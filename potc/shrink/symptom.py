@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,13 @@ KINDS = (BUG, FAILED, CRASH, HANG)  # what may be asked for beside codes of diag
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What one try did. ``codes``: of the errors it was rejected with; ``detail``: which bug, checks, signal or exit code;
-    ``decibels``: SQNR of the worst output of a model that was compiled."""
+    ``decibels``: SQNR of the worst output of a model that was compiled; ``printed``: what a command of the user printed."""
 
     kind: str
     detail: str = ""
     codes: tuple[str, ...] = ()
     decibels: float = math.inf
+    printed: str = ""
 
     def __str__(self) -> str:
         if self.kind == COMPILED:
@@ -42,23 +44,27 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class Symptom:
     """What must stay. ``below``: a compiled model whose worst output has less SQNR, in decibels; else ``kind`` and ``word``, the
-    code of a diagnostic or the detail of anything else; "" is any."""
+    code of a diagnostic or the detail of anything else; "" is any. ``says``: a regular expression that matches somewhere in what
+    a command printed."""
 
     kind: str = COMPILED
     word: str = ""
     below: float | None = field(default=None)
+    says: str = ""
 
     def shown_by(self, observed: Observed) -> bool:
         if self.below is not None:
             return observed.kind == COMPILED and observed.decibels < self.below
         if self.kind == REJECTED:
             return self.word in observed.codes
-        return observed.kind == self.kind and self.word in ("", observed.detail)
+        same = observed.kind == self.kind and self.word in ("", observed.detail)
+        return same and (not self.says or re.search(self.says, observed.printed, re.MULTILINE) is not None)
 
     def __str__(self) -> str:
         if self.below is not None:
             return f"compiles with less than {self.below:g} dB"
-        return f"{self.kind}: {self.word}" if self.word else self.kind
+        told = f"{self.kind}: {self.word}" if self.word else self.kind
+        return f"{told}, printing `{self.says}`" if self.says else told
 
 
 def symptom_of(observed: Observed) -> Symptom | None:

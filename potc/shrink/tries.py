@@ -98,7 +98,8 @@ class Tries:
         names = {"{model}": str(model), "{rules}": str(self._place), "{data}": str(data)}
         words = [_filled(word, names) for word in shlex.split(command)]
         try:
-            return Observed(EXIT, str(run_command(words, self.seconds)))
+            code, printed = run_command(words, self.seconds)
+            return Observed(EXIT, str(code), printed=printed)
         except OSError as error:
             message = f"the command of --run can't be started: {error.strerror or error}"
             raise reject("missing-file", message, help="give a program, and its words", exit_code=2) from error

@@ -177,9 +177,11 @@ def test_a_crash_is_an_answer(capfd: pytest.CaptureFixture[str]) -> None:
         apart(time.sleep, (60,), 0.5)
 
 
-def test_a_command_is_run_without_a_shell(tmp_path: Path) -> None:
-    assert run_command([sys.executable, "-c", "raise SystemExit(3)"], 60) == 3
-    assert run_command([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)", "$(touch no)"], 60) == -9
+def test_a_command_is_run_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_command([sys.executable, "-c", "print('a'); raise SystemExit('b')"], 60) == (1, "a\nb\n")
+    assert run_command([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)", "$(touch no)"], 60) == (-9, "")
+    monkeypatch.setattr("potc.execute.apart.PRINTED", 3)
+    assert run_command([sys.executable, "-c", "print('abcdef', end='')"], 60) == (0, "def")
     with pytest.raises(TooLong):
         run_command([sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
     with pytest.raises(FileNotFoundError):
