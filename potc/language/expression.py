@@ -183,9 +183,16 @@ def _call(expr: Call) -> Evaluation:
         try:
             return arithmetic.call(name, tuple(_plain(v, env) for v in values))
         except Failed as failed:
-            raise ExpressionError(str(failed), span) from None
+            gone = (a.name for a, v in zip(expr.args, values, strict=True) if v is None and isinstance(a, Name))
+            raise ExpressionError(_without(name, next(gone, "")) or str(failed), span) from None
 
     return run
+
+
+def _without(function: str, operand: str) -> str:
+    """Why a function has no result where an optional input is not there; "" if that is not the reason."""
+    known = f"ask `absent({operand})` before, or take `opt({operand}, ...)`"
+    return operand and f"`{operand}` is absent here, and `{function}({operand})` needs it: {known}"
 
 
 def _unary(expr: Unary) -> Evaluation:

@@ -354,12 +354,12 @@ class Matcher:
         name = self._snapshot.tensors[tensor]
         if not readers:
             return (
-                f"`{name}` is what the model returns"
+                f"`{name}` is what its graph returns"
                 if tensor in self._snapshot.graph_outputs
                 else f"nobody reads `{name}`"
             )
         names = ", ".join(self._snapshot.names[c] for c, _ in readers[:4])
-        also = ", and the model returns it" if tensor in self._snapshot.graph_outputs else ""
+        also = ", and its graph returns it" if tensor in self._snapshot.graph_outputs else ""
         many = "consumer" if len(readers) == 1 else "consumers"
         return f"`{name}` has {len(readers)} {many} ({names}){also}"
 

@@ -152,6 +152,7 @@ FAILURES = [
     ("zeros(100000000000)", "out of bounds"),
     ("max(zeros(0))", "neither a smallest"),
     ("len(3)", "no length"),
+    ("len(b)", "`b` is absent here, and `len(b)` needs it: ask `absent(b)` before, or take `opt(b, ...)`"),
     ("sqrt()", "argument"),
 ]
 
