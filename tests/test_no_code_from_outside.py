@@ -33,6 +33,7 @@ ALLOWED = {
     ("execute/apart.py", "subprocess"): "the command of `potc reduce --run`, as the user gives it, without a shell",
     ("search/records.py", "import_module"): "potc's own dataclasses, by name, and nothing else",
     ("cli/heap.py", "ctypes"): "one word to the C library that this process has loaded already: no file is named",
+    ("execute/freed.py", "ctypes"): "tells the C library to give freed memory back",
     ("cli/main.py", "import_module"): "potc's own commands, from a table",
     ("language/operators.py", "import_module"): "onnx.defs without the rest of onnx",
 }
