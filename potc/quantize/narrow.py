@@ -207,9 +207,9 @@ def _overflow(rows: np.ndarray, scale: np.ndarray, lanes: Lanes, activation_span
     low, high = lane_limits(lanes, activation_span)
     steps = scale.astype(np.float64)[:, None, None]
     positive = negative = 0.0
-    height = max(1, PIECE // max(1, rows.shape[2]))
-    for channel, first in product(range(rows.shape[0]), range(0, rows.shape[1], height)):
-        codes = np.rint(rows[channel, first : first + height] / steps[min(channel, len(steps) - 1)])
+    height = max(1, PIECE // max(1, rows.shape[2]))  # of a channel that is too large to be looked at as a whole
+    for some, first in product(parts(rows.shape), range(0, rows.shape[1], height)):
+        codes = np.rint(rows[some, first : first + height] / (steps[some] if len(steps) > 1 else steps))
         positive = max(positive, np.maximum(codes, 0).sum(-1).max(initial=0))
         negative = min(negative, np.minimum(codes, 0).sum(-1).min(initial=0))
     if low <= negative and positive <= high:

@@ -109,11 +109,23 @@ def _input(array: np.ndarray) -> Input:
 def step_of(array: np.ndarray) -> float:
     """The largest power of two that all elements are multiples of; 0.0 where some need more bits than a grid leaves them, or
     are not finite. Sound that was recorded in 16 bits is a multiple of 2**-15."""
-    flat = np.asarray(array, np.float64).reshape(-1)
-    if not np.isfinite(flat).all():
+    flat = array.reshape(-1)
+    if not flat.size:
+        return LARGEST_STEP
+    largest = max(abs(float(flat.min())), abs(float(flat.max())))
+    if not math.isfinite(largest):
         return 0.0
-    step = _step(flat[:: max(1, flat.size // 64)])  # most floats need all their bits: a few of them tell
-    return step if step == 0.0 else _step(flat)
+    step = _step(
+        flat[:: max(1, flat.size // 64)].astype(np.float64)
+    )  # most floats need all their bits: a few of them tell
+    if step == 0.0:
+        return 0.0
+    if flat.dtype == np.float32 and 2.0**-64 <= step <= 2.0**64:
+        # All are multiples of what the few are: asked in float32, where dividing by a power of two moves no bit.
+        counted = flat * np.float32(1 / step)
+        if (np.rint(counted) == counted).all():
+            return 0.0 if largest / step >= 2.0 ** (MANTISSA - 1) else step
+    return _step(flat.astype(np.float64))
 
 
 def _step(values: np.ndarray) -> float:

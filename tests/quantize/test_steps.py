@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import parser
 
 from potc.compiler import Compilation, Job, compile_model
@@ -33,6 +36,21 @@ STEPS = {
 @pytest.mark.parametrize(("values", "step"), STEPS.values(), ids=STEPS)
 def test_the_largest_power_of_two_that_divides_all(values: np.ndarray, step: float) -> None:
     assert step_of(values) == step
+
+
+@given(st.integers(-70, 70), st.integers(1, 26), st.integers(0, 2**32), st.integers(0, 300))
+def test_what_a_few_promise_is_asked_of_all(exponent: int, bits: int, seed: int, odd: int) -> None:
+    """300 numbers, of which one may lie between the steps of all others."""
+    generator = np.random.default_rng(seed)
+    whole = generator.integers(-(2**bits), 2**bits, 300) * 4
+    if odd < 300:
+        whole[odd] += generator.integers(0, 4)
+    values = np.ldexp(whole.astype(np.float64), exponent).astype(np.float32)
+    exact = [Fraction(float(v)) / Fraction(2) ** (exponent - 2) for v in values if v]
+    lowest = min((int(n) & -int(n) for n in exact), default=0)
+    expected = float(lowest) * 2.0 ** (exponent - 2)
+    far = lowest and float(np.abs(values).max()) / expected >= 2.0**23
+    assert step_of(values) == (LARGEST_STEP if not lowest else 0.0 if far else expected)
 
 
 def compiled(folder: Path, samples: np.ndarray, rules: str = "gna") -> Compilation:
