@@ -82,7 +82,7 @@ class _Writer:
             self.warn("not-carried-over", message, self.hardware.span, "order the formats of a rule as you want them")
         entries = [*self._known(self._last(self.hardware.entries))]
         groups = self._groups(entries)
-        body = [*self._rules(groups), *self._passes(entries)]
+        body = [*self._rules(groups), *self._passes(entries, groups)]
         ports = [*self._graph(entries)]
         yield "potc 1"
         yield "use std"
@@ -263,9 +263,12 @@ class _Writer:
 
     # ------------------------------------------------------------------------------------------ pass, graph
 
-    def _passes(self, entries: Sequence[Entry]) -> Iterator[str]:
-        """Operations without formats: quantizers move through them."""
+    def _passes(self, entries: Sequence[Entry], kernels: Mapping[_Form, _Group]) -> Iterator[str]:
+        """Operations without formats: quantizers move through them, unless another operation makes a kernel of their operator."""
         groups: dict[str, _Group] = {}
+        every = {
+            op: entry for group in kernels.values() for entry in group.types.values() for op in self._always(entry)
+        }
         for entry in entries:
             about = operation_types()["operations"][entry.type]
             if entry.quantized or "graph" in about:
@@ -277,12 +280,26 @@ class _Writer:
                 self.warn("not-carried-over", message, entry.span, "give it formats, or leave it out")
             else:
                 for op, condition in self._operators(entry).items():
+                    if op in every:
+                        other = every[op]
+                        message = (
+                            f"{entry.type} is not carried over: both it and {other.type} (line {other.span.line}) are {op}, "
+                            f"which has formats there"
+                        )
+                        self.warn("not-carried-over", message, entry.span, "give both the same formats, or none")
+                        continue
                     group = groups.setdefault(condition, _Group())
                     group.ops[op] = condition
                     group.types[entry.type] = entry
         for condition, group in groups.items():
             yield from self._sources(group.types)
             yield f"pass {', '.join(group.ops)}" + (f" where {condition}" if condition else "")
+
+    def _always(self, entry: Entry) -> tuple[str, ...]:
+        """Operators of a quantized entry that are its kernel whatever their attributes say."""
+        about = operation_types()["operations"][entry.type]
+        conditions = (about.get("when", ""), self._condition(entry))
+        return () if any(conditions) else tuple(about.get("onnx", ()))
 
     def _graph(self, entries: Sequence[Entry]) -> Iterator[str]:
         for entry in entries:

@@ -172,3 +172,24 @@ def test_remarks_in_strings_are_no_remarks() -> None:
     hardware = read_hardware(Source("x.json", text))
     assert hardware.device == "a//b /* c */,}"
     assert [e.type for e in hardware.entries] == ["Reshape"]
+
+
+@pytest.mark.parametrize("order", [("Crop", "Slice"), ("Slice", "Crop")], ids="-".join)
+def test_what_makes_a_kernel_of_an_operator_keeps_another_from_passing_it(
+    order: tuple[str, str], tmp_path: Path
+) -> None:
+    """Both operations are Slice in ONNX; only one of them has formats."""
+    eight = {"bits": 8, "mode": "symmetric", "granularity": "pertensor"}
+    kinds = {"Slice": {"type": "Slice", "quantization": {"activations": "q"}}, "Crop": {"type": "Crop"}}
+    document = {
+        "target_device": "X",
+        "config": {"quantization": {"q": eight}},
+        "operations": [kinds[name] for name in order],
+    }
+    text, warnings = rules_from(read_hardware(Source("x.json", json.dumps(document))), "x")
+    (told,) = [w.message for w in warnings]
+    assert told.startswith("Crop is not carried over: both it and Slice (line 1) are Slice")
+    path = tmp_path / "x.rules"
+    path.write_text(text)
+    (rule,) = load_rules(str(path)).rules
+    assert rule.name == "slice"
