@@ -34,7 +34,7 @@ COLUMNS = 256  # of each sample, evenly spread over its positions
 LONGEST = (
     2304  # weights of one output channel: 3 x 3 of 256 channels. Matrices grow with the square, time with the cube
 )
-MEMORY = 1 << 28  # bytes of moments that are held at once; with more the samples are run again
+MEMORY = 1 << 26  # bytes of moments that are held at once; with more the samples are run again
 BITS = 15
 
 
@@ -114,7 +114,7 @@ class SecondMoments:
             values = dict(zip(tensors, next_results(run_each(session, outputs, [feed], 1), index), strict=True))
             for found in sums.values():
                 found.add(values, number % HELD_BACK == HELD_BACK - 1)
-        return {key: found.moments() for key, found in sums.items()}
+        return {key: sums.pop(key).moments() for key in taken}  # with each goes the session that showed its columns
 
 
 def second_moments(model: Model, plan: Plan, signatures: Mapping[str, Signature], samples: Dataset) -> SecondMoments:
@@ -224,13 +224,16 @@ class _Sum:
                 self._failed = True
             elif found.size and not self._failed:
                 gram = gram_of(found)
-                before = self._sums.get(held, gram * 0)
+                before = self._sums.setdefault(held, np.zeros_like(gram))
                 self._failed = before.shape != gram.shape
-                self._sums[held] = gram if self._failed else before + gram
+                if not self._failed:
+                    before += gram
                 self._counts[held] += found.shape[2]
 
     def moments(self) -> Moments | None:
-        means = [self._sums[held] / self._counts[held] for held in (False, True) if held in self._sums]
+        """The sums become the means: in their place, since they are large."""
+        means = [np.divide(total, self._counts[held], out=total) for held, total in sorted(self._sums.items())]
+        self._sums.clear()
         if self._failed or not means or means[0].shape != means[-1].shape:
             return None
         return Moments(means[0], means[-1], sum(self._counts.values()), self._layers[0][0].out)
