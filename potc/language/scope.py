@@ -275,11 +275,13 @@ def check_operator(scope: Scope, op: str, at: Span, opsets: tuple[int, int], set
         first = next(
             n for n in range(low, high + 1) if not operators.exists(op, (n, n), ((domain, n, n),) if domain else ())
         )
+        ends = [operators.exists(op, (n, n), ((domain, n, n),) if domain else ()) for n in (low, high)]
+        cure = "narrow the device's `opset`" if any(ends) else "take an `opset` of the device that has it"
         scope.error(
             "unknown-operator",
             f"`{op}` is not an operator of opset {first}, and the device declares {low} .. {high}",
             at,
-            "narrow the device's `opset`, or leave the operator out",
+            f"{cure}, or leave the operator out",
         )
         return False
     near = operators.suggest(op, (*operators.names(), *sets))

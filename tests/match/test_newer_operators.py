@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 
 from potc.compiler import prepare
+from potc.diagnostics.diagnostic import Rejected
 from potc.execute.session import open_session
 from potc.graph.model import Model
 from potc.graph.names import all_nodes
@@ -82,3 +83,14 @@ def test_where_a_model_resists_the_rewrite_does_not_apply(program: Program, monk
     assert after.opset == 13
     assert changes == ()
     assert {n.op_type for n in after.proto.graph.node} == {"Add", "Clip", "Mul", "Div"}
+
+
+def test_an_operator_that_no_opset_of_the_device_has_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "old.rules"
+    path.write_text(RULES.replace("13 .. 25", "11 .. 13"))
+    with pytest.raises(Rejected) as rejected:
+        load_rules(str(path))
+    (told,) = rejected.value.diagnostics
+    assert told.code == "unknown-operator"
+    assert told.message == "`HardSwish` is not an operator of opset 11, and the device declares 11 .. 13"
+    assert told.help == "take an `opset` of the device that has it, or leave the operator out"
