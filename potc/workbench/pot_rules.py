@@ -315,7 +315,8 @@ class _Writer:
     def _list(self, entry: Entry, role: str, axis: int | str | None) -> str:
         """The formats of a role as rule text, names where the file has them; what is listed twice is told.
 
-        ``axis``: that of per-channel weights; None for activations, which have one scale in every compiled model.
+        ``axis``: that of per-channel weights; None for activations, which get one scale: what a file says of
+        more is a wish of its tool, and few kernels take them.
         """
         seen: dict[QType, str] = {}
         words: list[str] = []
@@ -324,7 +325,10 @@ class _Writer:
                 f"one scale per channel for {role} of {entry.type} is not carried over: they get one for the tensor"
             )
             self.warn(
-                "not-carried-over", message, entry.span, "nothing is to be done; only weights have several scales"
+                "not-carried-over",
+                message,
+                entry.span,
+                "write `per_channel(channel)` into the rule if the kernel takes several scales",
             )
         for named in entry.formats[role]:
             every = tuple(dict.fromkeys(t for f in named.formats for t in qtypes(f, role, axis)))
